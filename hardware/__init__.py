@@ -1,0 +1,1 @@
+"""The hardware abstraction layer: the robot contract, arm specifications, kinematics and the safety core."""

@@ -1,0 +1,113 @@
+"""Policies on disk: a folder with ``config.json``, ``model.safetensors``, ``stats.json`` and a model card ``README.md``.
+
+Only JSON and safetensors are read: a checkpoint from a stranger cannot run code. The checksum in ``config.json`` finds
+damage on the disk or on the way; it is no signature and does not tell who made the file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hardware.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from policies.point import PointNetwork, PointPolicy
+
+FORMAT = 1
+CONFIG, MODEL, STATS, CARD = "config.json", "model.safetensors", "stats.json", "README.md"
+#: The weights that ship with the project.
+SHIPPED = Path(__file__).parent / "weights" / "point"
+_AGAIN = "train one with `embodied train policy`, or leave the folder out to use the shipped weights"
+
+
+def save_point(folder: Path, network: PointNetwork, *, card: str, made: Mapping[str, Any]) -> None:
+    """Write ``network`` to ``folder``. ``made`` (JSON data) says what made it: command, seed, data, measured success."""
+    from safetensors.torch import save
+
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {name: tensor.detach().contiguous() for name, tensor in network.state_dict().items()}
+    weights = save(state, metadata={"format": "pt"})
+    stats = {name: tensor.tolist() for name, tensor in state.items() if name.endswith(("_mean", "_std"))}
+    config = {
+        "format": FORMAT,
+        "kind": "point",
+        "network": network.config.to_json(),
+        "sha256": hashlib.sha256(weights).hexdigest(),
+        "made": dict(made),
+    }
+    _replace(folder / MODEL, weights)
+    _replace(folder / STATS, json.dumps(stats, indent=1).encode())
+    _replace(folder / CARD, card.encode())
+    _replace(folder / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
+
+
+def read_config(folder: Path | str | None = None) -> dict[str, Any]:
+    """The parsed ``config.json`` of a checkpoint (None: the shipped one). Raises ``CheckpointError``."""
+    folder = SHIPPED if folder is None else Path(folder)
+    if not folder.is_dir():
+        raise CheckpointError(f"there is no policy folder {folder}; {_AGAIN}")
+    for name in (CONFIG, MODEL):
+        if not (folder / name).is_file():
+            raise CheckpointError(f"the policy folder {folder} has no {name}; {_AGAIN}")
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"cannot read {folder / CONFIG}: {error}; {_AGAIN}") from error
+    if not isinstance(config, dict) or config.get("kind") != "point" or config.get("format") != FORMAT:
+        raise CheckpointError(f"{folder / CONFIG} does not describe a point policy of format {FORMAT}; {_AGAIN}")
+    return config
+
+
+def load_point_network(folder: Path | str | None = None) -> PointNetwork:
+    """The network saved in ``folder`` (None: the shipped one). Raises ``CheckpointError`` naming what is wrong."""
+    folder = SHIPPED if folder is None else Path(folder)
+    config = read_config(folder)
+
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    from policies.goal import SKILLS
+    from policies.point import PointConfig, PointNetwork
+
+    try:
+        weights = (folder / MODEL).read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"cannot read {folder / MODEL}: {error}; {_AGAIN}") from error
+    if hashlib.sha256(weights).hexdigest() != config.get("sha256"):
+        raise CheckpointError(f"{folder / MODEL} is damaged: its checksum is not the one in {CONFIG}; {_AGAIN}")
+    try:
+        fields = dict(config["network"])
+        fields["skills"] = tuple(fields["skills"])
+        network = PointNetwork(PointConfig(**fields))
+        if network.config.skills != SKILLS:
+            raise CheckpointError(
+                f"the policy in {folder} was trained for {', '.join(network.config.skills)}; this version has "
+                f"{', '.join(SKILLS)}; {_AGAIN}"
+            )
+        network.load_state_dict(load(weights))
+    except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"the policy in {folder} does not fit this version: {_first_line(error)}; {_AGAIN}") from error
+    return network.eval()
+
+
+def load_policy(folder: Path | str | None = None) -> PointPolicy:
+    """A policy ready to run, from ``folder`` or the shipped weights. Raises ``CheckpointError``."""
+    network = load_point_network(folder)
+    from policies.point import PointPolicy
+
+    return PointPolicy(network)
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Write whole or not at all: a killed training leaves the old file."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(content)
+    partial.replace(path)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,26 @@
+"""The typed seam between planner and policy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+Skill = Literal["reach", "pick", "place", "bowl", "stack", "push", "open", "close", "press"]
+SKILLS: tuple[Skill, ...] = get_args(Skill)
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What one skill should achieve.
+
+    ``point`` (3,) m, base frame: the foot of the object acted on (z = height of the surface it stands on); for the
+    placing skills (place, bowl, stack) the surface point where the held object's foot should come to rest (bowl: the
+    foot of the container). ``to`` (3,): where a pushed object should end; equal to ``point`` for the other skills.
+    """
+
+    skill: Skill
+    point: NDArray[np.float64]
+    to: NDArray[np.float64]

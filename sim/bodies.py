@@ -1,0 +1,363 @@
+"""Builds each kind of object in PyBullet. One builder per kind, registered in ``BUILDERS``.
+
+Sizes and aspect come from ``sim.scene``; what is derived from them here is the shape. Local frames have their origin in
+the foot: the middle of the support area. Collision and visual shapes are cached per client, kind and size, because
+making them is what building a body spends its time on.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pybullet
+from pybullet_utils.bullet_client import BulletClient
+
+from sim.dynamics import Dynamics
+from sim.scene import ASPECT, COLOR_RGB, Kind, ObjectSpec
+
+Vector3 = tuple[float, float, float]
+Quaternion = tuple[float, float, float, float]
+Rgb = tuple[float, float, float]
+
+DRAWER_TRAVEL_M = 0.05
+DRAWER_DEPTH_OVER_WIDTH = 0.8
+#: Distance (m) from the drawer's front to the middle of its handle, which leaves 26 mm for a finger behind the handle.
+HANDLE_STANDOFF_M = 0.032
+HANDLE_WIDTH_M = 0.011
+_HANDLE_SPAN_M = (0.010, 0.046)  # heights at which the handle begins and ends
+#: Friction (N) in the drawer's slides: it stays where it is left, and the gripper hardly feels it.
+_DRAWER_FRICTION_N = 0.4
+BUTTON_TRAVEL_M = 0.007
+#: A button counts as pressed when its cap is this far down.
+BUTTON_PRESSED_M = 0.004
+_BUTTON_SPRING_N = 1.2
+_BUTTON_PROUD_M = 0.009  # how far the cap stands out of its base
+_DENSITY = 900.0  # kg/m3, with the clip below: toys of wood and plastic
+_LOOSE_MASS_KG = (0.010, 0.040)
+_CONTAINER_MASS_KG = 0.20
+_RING = 12  # boxes in a round wall
+_WALL_M = 0.004
+_IDENTITY: Quaternion = (0.0, 0.0, 0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Body:
+    """A built object."""
+
+    uid: int
+    spec: ObjectSpec
+    com_height_m: float  # of the frame PyBullet reports, over the foot
+    joint: int | None = None  # the drawer's slide or the button's cap
+
+
+@dataclass
+class ShapeCache:
+    """Shape ids by what they look like. Belongs to one physics client."""
+
+    collisions: dict[tuple[Any, ...], int] = field(default_factory=dict)
+    visuals: dict[tuple[Any, ...], int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Box:
+    half: Vector3
+    at: Vector3
+    turn: Quaternion = _IDENTITY
+
+
+def _array(boxes: list[_Box]) -> dict[str, Any]:
+    return {
+        "shapeTypes": [pybullet.GEOM_BOX] * len(boxes),
+        "halfExtents": [b.half for b in boxes],
+    }
+
+
+def _boxes_collision(client: BulletClient, cache: ShapeCache, key: tuple[Any, ...], boxes: list[_Box]) -> int:
+    if key not in cache.collisions:
+        cache.collisions[key] = client.createCollisionShapeArray(
+            **_array(boxes), collisionFramePositions=[b.at for b in boxes],
+            collisionFrameOrientations=[b.turn for b in boxes],
+        )  # fmt: skip
+    return cache.collisions[key]
+
+
+def _boxes_visual(client: BulletClient, cache: ShapeCache, key: tuple[Any, ...], boxes: list[_Box]) -> int:
+    if key not in cache.visuals:
+        cache.visuals[key] = client.createVisualShapeArray(
+            **_array(boxes), visualFramePositions=[b.at for b in boxes], visualFrameOrientations=[b.turn for b in boxes],
+            rgbaColors=[(1.0, 1.0, 1.0, 1.0)] * len(boxes),
+        )  # fmt: skip
+    return cache.visuals[key]
+
+
+def _paint(client: BulletClient, uid: int, link: int, rgb: Rgb) -> None:
+    client.changeVisualShape(uid, link, rgbaColor=(*rgb, 1.0))
+
+
+def _yaw(yaw_deg: float) -> Quaternion:
+    half = 0.5 * math.radians(yaw_deg)
+    return (0.0, 0.0, math.sin(half), math.cos(half))
+
+
+# Loose objects -------------------------------------------------------------------------------------------------------
+
+
+def loose_mass_kg(spec: ObjectSpec) -> float:
+    """Nominal mass of a cube, cylinder or ball."""
+    share = {"cube": 1.0, "cylinder": math.pi / 4, "ball": math.pi / 6}[spec.kind]
+    volume = share * spec.size_m**2 * spec.height_m
+    return min(max(_DENSITY * volume, _LOOSE_MASS_KG[0]), _LOOSE_MASS_KG[1])
+
+
+def _loose(client: BulletClient, cache: ShapeCache, spec: ObjectSpec, dynamics: Dynamics) -> Body:
+    size, height = spec.size_m, spec.height_m
+    key = (spec.kind, size)
+    shape: dict[str, Any] = {
+        "cube": {"shapeType": pybullet.GEOM_BOX, "halfExtents": (size / 2, size / 2, height / 2)},
+        "cylinder": {"shapeType": pybullet.GEOM_CYLINDER, "radius": size / 2},
+        "ball": {"shapeType": pybullet.GEOM_SPHERE, "radius": size / 2},
+    }[spec.kind]
+    # PyBullet calls a cylinder's length "height" in one function and "length" in the other.
+    tall = spec.kind == "cylinder"
+    if key not in cache.collisions:
+        cache.collisions[key] = client.createCollisionShape(**shape, **({"height": height} if tall else {}))
+        cache.visuals[key] = client.createVisualShape(
+            **shape, **({"length": height} if tall else {}), rgbaColor=(1.0, 1.0, 1.0, 1.0), specularColor=(0.2,) * 3
+        )
+    uid = client.createMultiBody(
+        loose_mass_kg(spec) * dynamics.mass_scale, cache.collisions[key], cache.visuals[key],
+        (*spec.position, spec.z + height / 2), _yaw(spec.yaw_deg), useMaximalCoordinates=1,
+    )  # fmt: skip
+    rolls = spec.kind != "cube"
+    client.changeDynamics(
+        uid, -1, lateralFriction=dynamics.friction, spinningFriction=0.001, restitution=0.0,
+        rollingFriction=0.0008 if rolls else 0.0, angularDamping=0.3 if rolls else 0.04, linearDamping=0.04,
+    )  # fmt: skip
+    _paint(client, uid, -1, COLOR_RGB[spec.color])
+    return Body(uid, spec, height / 2)
+
+
+# Containers ----------------------------------------------------------------------------------------------------------
+
+
+def _round_wall(bottom_r: float, top_r: float, bottom_z: float, top_z: float) -> list[_Box]:
+    """A ring of boxes, each leaning outwards, whose inner faces run from one radius to the other."""
+    lean = math.atan2(top_r - bottom_r, top_z - bottom_z)
+    length = math.hypot(top_r - bottom_r, top_z - bottom_z)
+    radius, z = 0.5 * (bottom_r + top_r) + 0.5 * _WALL_M, 0.5 * (bottom_z + top_z)
+    width = (max(bottom_r, top_r) + _WALL_M) * math.tan(math.pi / _RING)
+    boxes = []
+    for k in range(_RING):
+        a = math.tau * k / _RING
+        turn = pybullet.multiplyTransforms(
+            (0, 0, 0), (0, 0, math.sin(a / 2), math.cos(a / 2)), (0, 0, 0), (0, math.sin(lean / 2), 0, math.cos(lean / 2))
+        )[1]
+        boxes.append(_Box((_WALL_M / 2, width, length / 2), (radius * math.cos(a), radius * math.sin(a), z), turn))
+    return boxes
+
+
+def _disc(radius: float, thickness: float) -> list[_Box]:
+    """A flat bottom from three turned boxes: a 12-gon, all boxes like the wall, so that one shape array holds both."""
+    half_short = radius * math.tan(math.pi / _RING)
+    flat = []
+    for k in range(_RING // 2):
+        a = math.tau * k / _RING
+        turn = (0.0, 0.0, math.sin(a / 2), math.cos(a / 2))
+        flat.append(_Box((radius, half_short, thickness / 2), (0.0, 0.0, thickness / 2), turn))
+    return flat
+
+
+def _revolved(profile: list[tuple[float, float]], segments: int = 28) -> dict[str, Any]:
+    """A surface of revolution, (radius, height) walked so that the outside lies to the left; flat facets along the walk."""
+    vertices: list[Vector3] = []
+    normals: list[Vector3] = []
+    indices: list[int] = []
+    for (r0, z0), (r1, z1) in zip(profile, profile[1:], strict=False):
+        length = math.hypot(r1 - r0, z1 - z0) or 1.0
+        nr, nz = (z1 - z0) / length, -(r1 - r0) / length
+        first = len(vertices)
+        for k in range(segments + 1):
+            a = math.tau * k / segments
+            c, s = math.cos(a), math.sin(a)
+            vertices += [(r0 * c, r0 * s, z0), (r1 * c, r1 * s, z1)]
+            normals += [(nr * c, nr * s, nz)] * 2
+        for k in range(segments):
+            a0 = first + 2 * k
+            indices += [a0, a0 + 2, a0 + 1, a0 + 1, a0 + 2, a0 + 3]
+    return {"vertices": vertices, "normals": normals, "indices": indices, "uvs": [(0.0, 0.0)] * len(vertices)}
+
+
+def _bowl_shape(size: float) -> tuple[list[_Box], list[tuple[float, float]]]:
+    top, bottom, height = size / 2, 0.33 * size, size * ASPECT["bowl"]
+    boxes = _disc(bottom, _WALL_M) + _round_wall(bottom - _WALL_M, top - _WALL_M, _WALL_M / 2, height)
+    profile = [(0.0, 0.0), (bottom, 0.0), (top, height), (top - _WALL_M, height), (bottom - _WALL_M, _WALL_M),
+               (0.0, _WALL_M)]  # fmt: skip
+    return boxes, profile
+
+
+def _plate_shape(size: float) -> tuple[list[_Box], list[tuple[float, float]]]:
+    top, bottom, height = size / 2, 0.40 * size, size * ASPECT["plate"]
+    boxes = _disc(bottom, _WALL_M) + _round_wall(bottom - 0.001, top - _WALL_M, _WALL_M / 2, height)
+    profile = [(0.0, 0.0), (bottom, 0.0), (top, height - 0.002), (top - 0.001, height), (bottom, _WALL_M), (0.0, _WALL_M)]
+    return boxes, profile
+
+
+def _round_container(client: BulletClient, cache: ShapeCache, spec: ObjectSpec, dynamics: Dynamics) -> Body:
+    key = (spec.kind, spec.size_m)
+    boxes, profile = {"bowl": _bowl_shape, "plate": _plate_shape}[spec.kind](spec.size_m)
+    collision = _boxes_collision(client, cache, key, boxes)
+    if key not in cache.visuals:
+        cache.visuals[key] = client.createVisualShape(
+            pybullet.GEOM_MESH, **_revolved(profile), rgbaColor=(1.0, 1.0, 1.0, 1.0), specularColor=(0.2,) * 3
+        )
+    return _container(client, spec, dynamics, collision, cache.visuals[key])
+
+
+def _tray(client: BulletClient, cache: ShapeCache, spec: ObjectSpec, dynamics: Dynamics) -> Body:
+    half, height, t = spec.size_m / 2, spec.height_m, _WALL_M / 2
+    boxes = [_Box((half, half, t), (0.0, 0.0, t))]
+    for sign in (-1.0, 1.0):
+        boxes.append(_Box((t, half, height / 2), (sign * (half - t), 0.0, height / 2)))
+        boxes.append(_Box((half, t, height / 2), (0.0, sign * (half - t), height / 2)))
+    key = ("tray", spec.size_m)
+    return _container(
+        client, spec, dynamics, _boxes_collision(client, cache, key, boxes), _boxes_visual(client, cache, key, boxes)
+    )
+
+
+def _container(client: BulletClient, spec: ObjectSpec, dynamics: Dynamics, collision: int, visual: int) -> Body:
+    com = 0.3 * spec.height_m
+    uid = client.createMultiBody(
+        _CONTAINER_MASS_KG * dynamics.mass_scale, collision, visual, (*spec.position, spec.z), _yaw(spec.yaw_deg), useMaximalCoordinates=1,
+        (0.0, 0.0, com),
+    )  # fmt: skip
+    client.changeDynamics(uid, -1, lateralFriction=dynamics.friction, spinningFriction=0.002, restitution=0.0)
+    _paint(client, uid, -1, COLOR_RGB[spec.color])
+    return Body(uid, spec, com)
+
+
+# Fixtures with one joint ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class DrawerShape:
+    """Lengths (m) of a drawer; local x runs from its front to its back, the foot in the cabinet's middle."""
+
+    width: float
+    depth: float
+    height: float
+    handle_x: float  # of the handle's middle while shut
+    handle_z: float
+
+    @classmethod
+    def of(cls, size_m: float) -> DrawerShape:
+        """The shape of a drawer of that cabinet width."""
+        depth = DRAWER_DEPTH_OVER_WIDTH * size_m
+        low, high = _HANDLE_SPAN_M
+        return cls(size_m, depth, size_m * ASPECT["drawer"], -depth / 2 - HANDLE_STANDOFF_M, 0.5 * (low + high))
+
+
+def _drawer_boxes(shape: DrawerShape) -> tuple[list[_Box], list[_Box], list[_Box]]:
+    """Cabinet, sliding box and handle. The sliding box is 1 mm smaller all round than the hole."""
+    w, d, h, t = shape.width / 2, shape.depth / 2, shape.height / 2, _WALL_M / 2
+    cabinet = [
+        _Box((d, w, t), (0.0, 0.0, t)), _Box((d, w, t), (0.0, 0.0, 2 * h - t)),
+        _Box((d, t, h), (0.0, w - t, h)), _Box((d, t, h), (0.0, t - w, h)), _Box((t, w, h), (d - t, 0.0, h)),
+    ]  # fmt: skip
+    inner_w, low, high = w - _WALL_M - 0.001, _WALL_M + 0.001, 2 * h - _WALL_M - 0.001
+    length, front = d - _WALL_M, -d
+    middle_x = front + length
+    side_z = low + 0.35 * (high - low)
+    box = [
+        _Box((0.003, inner_w, (high - low) / 2), (front + 0.003, 0.0, (high + low) / 2)),
+        _Box((length, inner_w, 0.0015), (middle_x, 0.0, low + 0.0015)),
+        _Box((0.0015, inner_w, side_z - low), (front + 2 * length - 0.002, 0.0, side_z)),
+        _Box((length, 0.0015, side_z - low), (middle_x, inner_w - 0.0015, side_z)),
+        _Box((length, 0.0015, side_z - low), (middle_x, 0.0015 - inner_w, side_z)),
+    ]
+    span, half = (_HANDLE_SPAN_M[1] - _HANDLE_SPAN_M[0]) / 2, HANDLE_WIDTH_M / 2
+    strut = (HANDLE_STANDOFF_M - half) / 2
+    handle = [
+        _Box((half, half, span), (shape.handle_x, 0.0, shape.handle_z)),
+        _Box((strut, 0.004, 0.004), (front - strut, 0.0, shape.handle_z)),
+    ]
+    return cabinet, box, handle
+
+
+def _drawer(client: BulletClient, cache: ShapeCache, spec: ObjectSpec, dynamics: Dynamics) -> Body:
+    cabinet, box, handle = _drawer_boxes(DrawerShape.of(spec.size_m))
+    key = ("drawer", spec.size_m)
+    # The handle is a link of its own only so that it can have its own colour; it is fixed to the sliding box.
+    moving = _boxes_collision(client, cache, (*key, "box"), box), _boxes_collision(client, cache, (*key, "handle"), handle)
+    looks = _boxes_visual(client, cache, (*key, "box"), box), _boxes_visual(client, cache, (*key, "handle"), handle)
+    zero = ((0.0, 0.0, 0.0), (0.0, 0.0, 0.0))
+    uid = client.createMultiBody(
+        0.0, _boxes_collision(client, cache, key, cabinet), _boxes_visual(client, cache, key, cabinet),
+        (*spec.position, spec.z), _yaw(spec.yaw_deg), useMaximalCoordinates=1,
+        linkMasses=(0.06, 0.01), linkCollisionShapeIndices=moving, linkVisualShapeIndices=looks, linkPositions=zero,
+        linkOrientations=(_IDENTITY, _IDENTITY), linkInertialFramePositions=zero,
+        linkInertialFrameOrientations=(_IDENTITY, _IDENTITY), linkParentIndices=(0, 1),
+        linkJointTypes=(pybullet.JOINT_PRISMATIC, pybullet.JOINT_FIXED), linkJointAxis=((-1.0, 0.0, 0.0), (0.0, 0.0, 1.0)),
+    )  # fmt: skip
+    client.changeDynamics(uid, 0, jointLowerLimit=0.0, jointUpperLimit=DRAWER_TRAVEL_M, restitution=0.0)
+    client.changeDynamics(uid, 1, lateralFriction=dynamics.friction, restitution=0.0)
+    client.setJointMotorControl2(uid, 0, pybullet.VELOCITY_CONTROL, targetVelocity=0.0, force=_DRAWER_FRICTION_N)
+    client.resetJointState(uid, 0, spec.opening * DRAWER_TRAVEL_M)
+    rgb = COLOR_RGB[spec.color]
+    _paint(client, uid, -1, rgb)
+    _paint(client, uid, 0, _shade(rgb))
+    _paint(client, uid, 1, (0.78, 0.78, 0.80))
+    return Body(uid, spec, 0.0, joint=0)
+
+
+def _shade(rgb: Rgb) -> Rgb:
+    """A little towards grey, so that a drawer's front is told from its cabinet at any colour."""
+    return (0.75 * rgb[0] + 0.10, 0.75 * rgb[1] + 0.10, 0.75 * rgb[2] + 0.10)
+
+
+def _button(client: BulletClient, cache: ShapeCache, spec: ObjectSpec, dynamics: Dynamics) -> Body:
+    half, height = spec.size_m / 2, spec.height_m
+    base_height = height - _BUTTON_PROUD_M
+    radius, cap_height = 0.36 * spec.size_m, _BUTTON_PROUD_M + 0.002
+    key = ("button", spec.size_m)
+    base = [_Box((half, half, base_height / 2), (0.0, 0.0, base_height / 2))]
+    cap_key = (*key, "cap")
+    if cap_key not in cache.collisions:
+        cylinder = {"shapeType": pybullet.GEOM_CYLINDER, "radius": radius}
+        cache.collisions[cap_key] = client.createCollisionShape(**cylinder, height=cap_height)
+        cache.visuals[cap_key] = client.createVisualShape(
+            **cylinder, length=cap_height, rgbaColor=(1.0, 1.0, 1.0, 1.0), specularColor=(0.2,) * 3
+        )
+    uid = client.createMultiBody(
+        0.0, _boxes_collision(client, cache, key, base), _boxes_visual(client, cache, key, base),
+        (*spec.position, spec.z), _yaw(spec.yaw_deg), useMaximalCoordinates=1,
+        linkMasses=(0.02,), linkCollisionShapeIndices=(cache.collisions[cap_key],),
+        linkVisualShapeIndices=(cache.visuals[cap_key],), linkPositions=((0.0, 0.0, height - cap_height / 2),),
+        linkOrientations=(_IDENTITY,), linkInertialFramePositions=((0.0, 0.0, 0.0),),
+        linkInertialFrameOrientations=(_IDENTITY,), linkParentIndices=(0,),
+        linkJointTypes=(pybullet.JOINT_PRISMATIC,), linkJointAxis=((0.0, 0.0, 1.0),),
+    )  # fmt: skip
+    client.changeDynamics(uid, 0, jointLowerLimit=-BUTTON_TRAVEL_M, jointUpperLimit=0.0, restitution=0.0)
+    # A motor with bounded force that always wants to be up: a spring without the stiffness that would ring at 240 Hz.
+    client.setJointMotorControl2(
+        uid, 0, pybullet.POSITION_CONTROL, targetPosition=0.0, positionGain=0.2, velocityGain=1.0, force=_BUTTON_SPRING_N
+    )
+    _paint(client, uid, -1, (0.42, 0.42, 0.45))
+    _paint(client, uid, 0, COLOR_RGB[spec.color])
+    return Body(uid, spec, 0.0, joint=0)
+
+
+Builder = Callable[[BulletClient, ShapeCache, ObjectSpec, Dynamics], Body]
+
+BUILDERS: dict[Kind, Builder] = {
+    "cube": _loose, "cylinder": _loose, "ball": _loose, "bowl": _round_container, "plate": _round_container,
+    "tray": _tray, "drawer": _drawer, "button": _button,
+}  # fmt: skip
+
+
+def build(client: BulletClient, cache: ShapeCache, spec: ObjectSpec, dynamics: Dynamics) -> Body:
+    """Put one object into the world as its spec says."""
+    return BUILDERS[spec.kind](client, cache, spec, dynamics)
