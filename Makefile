@@ -12,10 +12,12 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 SETTINGS := pyproject.toml constraints.txt
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow lint format bench clean
+.PHONY: help setup run test test-slow lint format bench clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##/  make \1\t/p' Makefile
+
+setup: $(VENV)/.installed  ## set up .venv and nothing else
 
 run: $(VENV)/.installed  ## set up .venv, then: camera picture, plan, motion, video, report
 	$(BIN)/$(RUN)

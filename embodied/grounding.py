@@ -30,7 +30,7 @@ from sim.scene import ASPECT, CONTAINERS, KINDS, SIZES_M, Kind
 Float = NDArray[np.float64]
 
 #: How far a push slides an object; shortened near the edge of the reach, but never below the second number (m).
-PUSH_M, SHORTEST_PUSH_M = 0.08, 0.03
+PUSH_M, SHORTEST_PUSH_M = 0.08, 0.05
 #: Gap (m) between a reference object's edge and the centre of what is put beside it.
 BESIDE_M = 0.045
 #: Travel of a drawer (m); its handle moves towards the arm when it opens.
@@ -106,7 +106,9 @@ def on_table(model: CameraModel, point: Point, z: float = 0.0) -> Float:
     size = (model.intrinsics.width, model.intrinsics.height)
     spot = model.on_plane(np.asarray(point, float) * size, z)
     if not np.all(np.isfinite(spot)):
-        raise PlanError(f"the point ({point[0]:.2f}, {point[1]:.2f}) of the plan is above the horizon, not on the table")
+        raise PlanError(
+            f"the point ({point[0]:.2f}, {point[1]:.2f}) of the plan is above the horizon, not on the table"
+        )
     return spot
 
 

@@ -48,7 +48,7 @@ class ArmSpec:
     joints: tuple[str, ...]  # (6,) names, the gripper last
     lower: Float  # (6,) rad, gripper 0
     upper: Float  # (6,) rad, gripper 1
-    max_velocity: Float  # (6,) what the servos can do at all, rad/s and openings/s; profiles in hardware.safety are slower
+    max_velocity: Float  # (6,) all the servos can do, rad/s and openings/s; profiles are slower
     home: Float  # (6,) resting pose, out of the front camera's view of the table
     arm_origins: tuple[JointOrigin, ...]  # pan, lift, elbow, wrist flex, wrist roll
     jaw_origin: JointOrigin  # the moving jaw, child of the last arm link
@@ -90,7 +90,7 @@ SO101 = ArmSpec(
     lower=np.array([-1.91986, -1.74533, -1.69, -1.65806, -2.74385, 0.0]),
     upper=np.array([1.91986, 1.74533, 1.69, 1.65806, 2.84121, 1.0]),
     max_velocity=np.array([_SERVO_RAD_S] * 5 + [_SERVO_RAD_S / (_JAW_RANGE[1] - _JAW_RANGE[0])]),
-    # Upper arm laid back, forearm up, gripper hanging in front of the base at 15 cm: seen from the front camera it covers
+    # Upper arm laid back, forearm up, gripper hanging in front of the base at 16 cm: for the front camera it covers
     # no part of the table that lies in the workspace, and it is one short move from any straight-down grasp.
     home=np.array([0.0, -1.7, 0.7, 1.5, 0.0, 0.6]),
     arm_origins=(

@@ -35,7 +35,7 @@ Rows = tuple[float, float, float, float, float, float, float, float, float, floa
 
 #: How far a joint may lie outside its limit because of rounding before a solution is thrown away.
 _LIMIT_SLACK_RAD = 1e-9
-#: A stretched arm is treated as reaching this much further: the published table rounds pi to six digits, so its axes are
+#: A stretched arm counts as reaching this much further: the published table rounds pi to six digits, so its axes are
 #: parallel, and the closed form exact, only to a few micrometres.
 _STRETCH_SLACK_M = 1e-5
 _DOWN = 0.5 * math.pi  # lift + elbow + wrist flex when the tool points straight down (zero pose points outwards)
@@ -160,7 +160,7 @@ def _tool_rows(chain: _Chain, q: Sequence[float]) -> Rows:
 
 
 def forward(spec: ArmSpec, q: Float | Sequence[float]) -> Float:
-    """Pose (4, 4) of the tool frame in the base frame for a joint vector of 5 or 6 values (rad; a gripper is ignored)."""
+    """Pose (4, 4) of the tool frame in the base frame for joint angles (5,) or a joint vector (6,)."""
     return _matrix(_tool_rows(_chain(spec), _floats(q)))
 
 

@@ -24,6 +24,7 @@ HISTORY: tuple[int, ...] = (4, 10)
 #: Raw observation row: q (6), command sent last (6), q HISTORY steps ago (6 each), skill one-hot, goal point (3), to (3).
 RAW_WIDTH = 6 * (2 + len(HISTORY)) + len(SKILLS) + 6
 GOAL_SLICE = slice(RAW_WIDTH - 6, RAW_WIDTH)
+PAST_SLICE = slice(12, 12 + 6 * len(HISTORY))
 
 
 def raw_row(

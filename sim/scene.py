@@ -99,9 +99,9 @@ class CameraSpec(_Data):
     mount: Literal["fixed", "wrist"] = "fixed"
     width: Annotated[int, Field(ge=16, le=1920)] = 512
     height: Annotated[int, Field(ge=16, le=1080)] = 384
-    fov_y_deg: Annotated[float, Field(ge=10, le=120)] = 36.0
+    fov_y_deg: Annotated[float, Field(ge=10, le=120)] = 33.5
     position: tuple[Metres, Metres, Metres] = (0.60, 0.0, 0.50)
-    target: tuple[Metres, Metres, Metres] = (0.19, 0.0, 0.0)
+    target: tuple[Metres, Metres, Metres] = (0.18, 0.0, 0.0)
 
 
 class Look(_Data):

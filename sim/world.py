@@ -91,6 +91,9 @@ class World:
             fixedTimeStep=1.0 / PHYSICS_HZ, numSolverIterations=SOLVER_ITERATIONS, deterministicOverlappingPairs=1
         )
         client.setGravity(0.0, 0.0, -9.81)
+        if renderer == "egl":
+            # The plugin draws only shapes that are made after it was loaded.
+            self._choose_renderer(1 << 20)
         self._cid: int = client._client
         self._floor, self._table = self._build_room(client)
         self._arm = self._build_arm(client)

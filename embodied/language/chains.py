@@ -162,6 +162,7 @@ def _gapped(
     slots: dict[str, Phrase] = {}
     for index, (step, words) in enumerate(zip(drawn, phrases, strict=True), start=1):
         kind = step.y.kind if step.y is not None else "bowl"
-        slots |= {f"x{index}": words["x"], f"y{index}": words["y"], f"in{index}": ((pick(voice.dice, INTO[kind]), None),)}
+        into = pick(voice.dice, INTO[kind])
+        slots |= {f"x{index}": words["x"], f"y{index}": words["y"], f"in{index}": ((into, None),)}
     pattern = voice.dice.choice((HELD_OUT if voice.held_out else TRAIN)["gap"])
     return Draft(pattern.expand(voice.dice, slots), calls, pattern.statement)

@@ -17,8 +17,8 @@ from sim.scene import COLORS, CONTAINERS, GRASPABLE, KINDS, Color, Kind
 #: Things that no scene can hold; a refusal to look for them names no object.
 _STRANGERS = (
     "banana|apple|cup|mug|bottle|spoon|fork|knife|screwdriver|hammer|book|phone|pen|pencil|key|shoe|sock|egg|duck|car"
-    "|dinosaur|sponge|toothbrush|coin|glass|tomato|carrot|lego brick|teddy bear|scissors|stapler|mouse|keyboard|doll"
-).replace("lego brick|", "")
+    "|dinosaur|sponge|toothbrush|coin|glass|tomato|carrot|teddy bear|scissors|stapler|mouse|keyboard|doll"
+)
 _STEP_KINDS = tuple(kind for kind in STEP_WEIGHTS if kind != "home")
 _STEP_KIND_WEIGHTS = tuple(STEP_WEIGHTS[kind] for kind in _STEP_KINDS)
 Description = tuple[Color | None, Kind | None]
@@ -97,16 +97,17 @@ def build_absent(context: Context) -> Draft | None:
     role = _role(kind, slot)
     if dice.random() < 0.07:
         what = ""
-        color = f"{dice.choice(COLORS)} " if dice.random() < 0.3 else ""
-        broken[slot] = ((f"{voice.the}{color}{pick(dice, _STRANGERS)}", ()),)
+        tint = f"{dice.choice(COLORS)} " if dice.random() < 0.3 else ""
+        broken[slot] = ((f"{voice.the}{tint}{pick(dice, _STRANGERS)}", ()),)
         kinds[slot] = dice.choice(role)
     else:
         description = _absent(context, role)
         if description is None:
             return None
-        what = references.canonical(*description)
-        broken[slot] = references.described(*description, voice, ())
-        kinds[slot] = description[1] or dice.choice(role)
+        color, noun = description
+        what = references.canonical(color, noun)
+        broken[slot] = references.described(color, noun, voice, ())
+        kinds[slot] = noun if noun is not None else dice.choice(role)
     draft = _fill_slots(context, kind, broken, kinds)
     if draft is None:
         return None
@@ -126,7 +127,7 @@ def _absent_group(context: Context) -> Draft | None:
         if description is None:
             return None
         g, y = group.phrase, references.described(*description, voice, ())
-        y_kind = description[1] or "bowl"
+        y_kind: Kind = description[1] or "bowl"
     else:
         description = _absent(context, GRASPABLE)
         real = [c for c in view.containers if len(view.matching(c.color, c.kind)) == 1]
@@ -139,7 +140,7 @@ def _absent_group(context: Context) -> Draft | None:
         g = ((f"{pick(dice, 'all the|all|the|both')} {references.words_for(*description, voice, plural=True)}", ()),)
         y, y_kind = words, container.kind
     pattern = dice.choice((HELD_OUT if voice.held_out else TRAIN)["group"])
-    slots = {"g": g, "y": y, "in": ((pick(dice, INTO[y_kind]), None),)}
+    slots = {"g": g, "y": y, "in": ((pick(dice, INTO[y_kind]), None),), **many.verbs_for(g, voice)}
     return Draft(pattern.expand(dice, slots), refuse("absent", references.canonical(*description)), pattern.statement)
 
 
@@ -202,8 +203,8 @@ def _incomplete(context: Context) -> Draft | None:
     """No object, no destination or no direction."""
     view, voice = context.view, context.voice
     dice = voice.dice
-    what, kind = dice.choice((("object", "no_object"), ("destination", "no_destination"), ("direction", "no_direction")))
-    pattern = dice.choice((HELD_OUT if voice.held_out else TRAIN)[kind])
+    what = dice.choice(("object", "destination", "direction"))
+    pattern = dice.choice((HELD_OUT if voice.held_out else TRAIN)[f"no_{what}"])
     movable = [i for i in view.movable if len(view.matching(i.color, i.kind)) == 1]
     if not movable or not view.containers or (what == "object" and len(movable) < 2):
         return None
@@ -299,9 +300,19 @@ def _open_the_solid(context: Context) -> Draft | None:
     return Draft([(text, None), *found[1]], refuse("impossible", found[0].label))
 
 
+def _beyond_the_plan_language(context: Context) -> Draft | None:
+    """Two objects in ways that no skill covers: between, swapping, holding two at once."""
+    x, y, z = (_one(context, kinds) for kinds in (GRASPABLE, GRASPABLE, KINDS))
+    if x is None or y is None or z is None or len({x[0].name, y[0].name, z[0].name}) < 3:
+        return None
+    pattern = context.voice.dice.choice((HELD_OUT if context.voice.held_out else TRAIN)["beyond"])
+    segments = pattern.expand(context.voice.dice, {"x": x[1], "y": y[1], "z": z[1]})
+    return Draft(segments, refuse("impossible"), pattern.statement)
+
+
 _IMPOSSIBLE_MAKERS: tuple[Callable[[Context], Draft | None], ...] = (
     _grasp_the_ungraspable, _grasp_the_ungraspable, _carry_the_ungraspable, _carry_the_ungraspable, _onto_the_round,
-    _into_the_solid, _onto_itself, _open_the_solid,
+    _into_the_solid, _onto_itself, _open_the_solid, _beyond_the_plan_language,
 )  # fmt: skip
 
 

@@ -31,7 +31,7 @@ class Context:
 
 
 def ask(what: str) -> tuple[SkillCall, ...]:
-    """A plan that asks which ``what`` is meant: a description, ``object``, ``container``, ``destination``, ``direction``."""
+    """A plan that asks for ``what``: a description, ``object``, ``container``, ``destination`` or ``direction``."""
     return (Ask(object=what),)
 
 

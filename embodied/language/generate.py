@@ -63,18 +63,18 @@ _BUILDERS: dict[str, tuple[float, Callable[[Context], Draft | None]]] = {
     "put_on": (0.065, _single("put_on")),
     "relation": (0.085, _single("relation")),
     "push": (0.055, _single("push")),
-    "open": (0.030, _single("open")),
-    "close": (0.030, _single("close")),
-    "press": (0.030, _single("press")),
+    "open": (0.045, _single("open")),
+    "close": (0.045, _single("close")),
+    "press": (0.045, _single("press")),
     "home": (0.012, _single("home")),
     "chain": (0.090, chains.build_chain),
-    "group": (0.045, many.build_group),
-    "sort": (0.030, many.build_sort),
-    "clear": (0.020, many.build_clear),
-    "spatial": (0.050, _styled("spatial")),
-    "size": (0.025, _styled("size")),
+    "group": (0.060, many.build_group),
+    "sort": (0.070, many.build_sort),
+    "clear": (0.035, many.build_clear),
+    "spatial": (0.060, _styled("spatial")),
+    "size": (0.060, _styled("size")),
     "absent": (0.145, defects.build_absent),
-    "ambiguous": (0.060, defects.build_ambiguous),
+    "ambiguous": (0.070, defects.build_ambiguous),
     "impossible": (0.030, defects.build_impossible),
     "unsafe": (0.012, defects.build_unsafe),
     "unclear": (0.030, defects.build_unclear),
@@ -82,14 +82,16 @@ _BUILDERS: dict[str, tuple[float, Callable[[Context], Draft | None]]] = {
 #: Kinds of instructions and how often each is drawn where the scene allows it.
 KINDS: dict[str, float] = {kind: weight for kind, (weight, _) in _BUILDERS.items()}
 #: Draws per kind before it counts as impossible in a scene.
-_TRIES = {"spatial": 12, "size": 12, "sort": 12, "absent": 20, "ambiguous": 20, "impossible": 20, "group": 12, "chain": 8}
+_TRIES = {
+    "spatial": 12, "size": 12, "sort": 12, "group": 12, "chain": 8, "absent": 20, "ambiguous": 20, "impossible": 20,
+}  # fmt: skip
 _NOVEL_TRIES = 60
 _WORDLESS = ("home", "unsafe", "unclear")
 
 
 def feasible_kinds(scene: Scene) -> list[str]:
     """Kinds of instructions that make sense in a scene; a few may still prove impossible through a given camera."""
-    counts = {kind: 0 for kind in _NEEDS}
+    counts = dict.fromkeys(_NEEDS, 0)
     for spec in scene.objects:
         for group, members in _NEEDS.items():
             counts[group] += spec.kind in members
@@ -117,8 +119,12 @@ def feasible_kinds(scene: Scene) -> list[str]:
 
 
 _NEEDS: dict[str, tuple[str, ...]] = {
-    "movable": GRASPABLE, "containers": CONTAINERS, "supports": SUPPORTS, "drawers": ("drawer",), "buttons": ("button",),
-}  # fmt: skip
+    "movable": GRASPABLE,
+    "containers": CONTAINERS,
+    "supports": SUPPORTS,
+    "drawers": ("drawer",),
+    "buttons": ("button",),
+}
 
 
 def example(

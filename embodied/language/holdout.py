@@ -27,13 +27,14 @@ _PAIRS: tuple[tuple[Color, Kind], ...] = (
 HELD_OUT_PAIRS: frozenset[tuple[Color, Kind]] = frozenset(_PAIRS)
 HELD_OUT_LABELS: frozenset[str] = frozenset(f"{color} {kind}" for color, kind in _PAIRS)
 
-#: Words that no training sentence contains.
-HELD_OUT_WORDS: frozenset[str] = frozenset(
-    """deposit depositing stow dump plop plunk tuck slip pile perch atop relocate situate fetch snatch collect pluck
+_WORDS = """
+    deposit depositing stow dump plop plunk tuck slip pile perch atop relocate situate fetch snatch collect pluck
     scoop clutch hoist elevate aim indicate steer gesture approach tug yank seal poke depress trigger scoot bump budge
     propel retreat withdraw kindly favour subsequently afterwards ruby emerald lemon navy lavender ivory ebony
-    marble barrel basin saucer platter brick""".split()
-)
+    marble barrel basin saucer platter brick
+"""
+#: Words that no training sentence contains.
+HELD_OUT_WORDS: frozenset[str] = frozenset(_WORDS.split())
 
 
 def holdout_pairs() -> frozenset[tuple[Color, Kind]]:

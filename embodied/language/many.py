@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 from embodied.language import references
 from embodied.language.draft import Context, Draft
@@ -33,7 +34,7 @@ def _names(members: tuple[Item, ...]) -> tuple[str, ...]:
 
 
 def _ordered(members: tuple[Item, ...]) -> bool:
-    return all(b.foot[0] - a.foot[0] >= MIN_GAP_U for a, b in zip(members, members[1:], strict=False))
+    return all(b.foot[0] - a.foot[0] >= MIN_GAP_U for a, b in pairwise(members))
 
 
 def _loose(view: View, color: str | None = None, kind: str | None = None) -> tuple[Item, ...]:
@@ -164,10 +165,22 @@ def listed(view: View, voice: Voice) -> Group | None:
     return Group(members, tuple(phrase))
 
 
+_SINGULAR = ("every", "each", "anything", "all that is", "all the stuff", "all of it")
+
+
+def verbs_for(group: Phrase, voice: Voice) -> dict[str, Phrase]:
+    """Verbs that agree with the words for a group."""
+    one = group[0][0].startswith(_SINGULAR) and not group[0][0].startswith(("every single one", "everyone"))
+    goes = "goes|belongs|needs to go|has to go" if one else "go|belong|need to go|have to go"
+    return {
+        "goes": ((pick(voice.dice, f"{goes}|should go|should be|must go|must be"), None),),
+        "is": (("is" if one else "are", None),),
+        "lands": ((pick(voice.dice, "lands|winds up" if one else "land|wind up"), None),),
+    }
+
+
 def _fits(group: Group | None, *, in_order: bool = True) -> bool:
-    return (
-        group is not None and 1 <= len(group.members) <= MAX_OBJECTS and (not in_order or _ordered(group.members))
-    )
+    return group is not None and 1 <= len(group.members) <= MAX_OBJECTS and (not in_order or _ordered(group.members))
 
 
 def build_group(context: Context) -> Draft | None:
@@ -199,6 +212,7 @@ def build_group(context: Context) -> Draft | None:
     if len(group.members) == 1 and roll < 0.4 and dice.random() < 0.6:
         return None  # "all the cubes" of one is rare
     slots = {"g": group.phrase, "y": y_words, "in": ((pick(dice, INTO[y.kind]), None),)}
+    slots |= verbs_for(group.phrase, voice)
     pattern = dice.choice((HELD_OUT if voice.held_out else TRAIN)["group"])
     calls = tuple(call for item in group.members for call in carry(item, y))
     return Draft(pattern.expand(dice, slots), calls, pattern.statement)
@@ -230,6 +244,7 @@ def build_sort(context: Context) -> Draft | None:
     slots = {
         "g": g.phrase, "h": h.phrase, "y": y_words, "z": z_words,
         "in": ((pick(dice, INTO[y.kind]), None),), "in2": ((pick(dice, INTO[z.kind]), None),),
+        **verbs_for(g.phrase, voice), "goes2": verbs_for(h.phrase, voice)["goes"],
     }  # fmt: skip
     pattern = dice.choice((HELD_OUT if voice.held_out else TRAIN)["sort_explicit"])
     calls = tuple(c for group, where in ((g, y), (h, z)) for item in group.members for c in carry(item, where))

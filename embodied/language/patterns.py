@@ -64,7 +64,7 @@ def compile_patterns(sources: Sequence[str], names: Mapping[str, str]) -> tuple[
 def _compile(source: str, names: Mapping[str, str]) -> Pattern:
     text = source.removeprefix("!")
     for _ in range(3):  # named lists may use named lists
-        text = re.sub(r"<(\w+)>", lambda match: names[match[1]], text)
+        text = re.sub(r"<(\w+)>", lambda match: f"({names[match[1]]})", text)
     parts, end = _parse(text, 0)
     if end != len(text):
         raise ValueError(f"unbalanced brackets in the pattern {source!r}")

@@ -7,7 +7,7 @@ when it is further left than the next by a visible margin, "the bigger ball" onl
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from itertools import pairwise
 
 from embodied.language.patterns import Phrase
 from embodied.language.view import Item, View
@@ -23,19 +23,21 @@ _THINGS = "thing|object|item"
 #: One expression with its noun written ``%``; the text may hold alternatives separated by ``|``.
 _LEFTMOST = "the leftmost %|the leftmost %|the % furthest to the left|the % on the far left|the % farthest left"
 _RIGHTMOST = _LEFTMOST.replace("left", "right")
-_LEFT_OF_TWO = "the left %|the % on the left|the left-hand %|the % on the left side|the % to the left"
+_LEFT_OF_TWO = "the left %|the % on the left|the left-hand %|the % on the left side"
 _RIGHT_OF_TWO = _LEFT_OF_TWO.replace("left", "right")
 _FRONTMOST = "the % closest to the camera|the % nearest to the camera|the frontmost %|the % furthest forward"
 _FRONT_OF_TWO = "the % in front|the front %|the % at the front|the % closer to the camera"
 _BACKMOST = "the % furthest from the camera|the % farthest from the camera|the % furthest back|the rearmost %"
-_BACK_OF_TWO = "the % at the back|the back %|the % in the back|the rear %|the % further back"
+_BACK_OF_TWO = "the % at the back|the back %|the % in the back|the rear %"
+_ORDINAL = "the @ % from the #|the @ % from the #|the @ % counting from the #"
 _MIDDLE = "the middle %|the % in the middle|the center %|the % between the others"
 _BIGGEST = "the biggest %|the largest %|the biggest %"
 _BIGGER = "the bigger %|the larger %|the big %|the large %|the bigger %"
 _SMALLEST = "the smallest %|the tiniest %|the littlest %"
 _SMALLER = "the smaller %|the small %|the little %|the smaller %|the tiny %"
-_NEAREST = "nearest to|closest to|nearest|next to|right next to|close to|near"
-_FARTHEST = "furthest from|farthest from|furthest away from"
+#: "put the cube close to the bowl" would read as a destination; a superlative or "that is" does not.
+_NEAREST = "nearest to|closest to|nearest|that is closest to|that is next to|which is nearest to"
+_FARTHEST = "furthest from|farthest from|furthest away from|that is furthest from"
 
 
 def described(color: Color | None, kind: Kind | None, voice: Voice, names: tuple[str, ...]) -> Phrase:
@@ -57,11 +59,8 @@ def canonical(color: Color | None, kind: Kind | None) -> str:
     return " ".join(word for word in (color, kind or "object") if word)
 
 
-def plain(item: Item, view: View, voice: Voice, *, avoid: Item | None = None) -> Phrase | None:
-    """By colour and kind, or by one of them where that is enough; None when both together are not enough.
-
-    ``avoid``: another object of the sentence, which must not fit the words even where sense would exclude it.
-    """
+def plain(item: Item, view: View, voice: Voice) -> Phrase | None:
+    """By colour and kind, or by one of them where that is enough; None when both together are not enough."""
     dice, names = voice.dice, (item.name,)
     same = view.matching(item.color, item.kind)
     if len(same) > 1:
@@ -82,14 +81,9 @@ def plain(item: Item, view: View, voice: Voice, *, avoid: Item | None = None) ->
 
 def spatial(item: Item, view: View, voice: Voice) -> Phrase | None:
     """By where it lies in the picture: superlatives, ordinals, nearness to another object. None when nothing fits."""
-    makers: list[Callable[[], Phrase | None]] = []
-    for group, noun in _groups(item, view, voice):
-        makers.append(lambda g=group, n=noun: _by_side(item, g, n, voice))
-        makers.append(lambda g=group, n=noun: _by_order(item, g, n, voice))
-        makers.append(lambda g=group, n=noun: _by_nearness(item, g, n, view, voice))
-        makers.append(lambda g=group, n=noun: _by_relation(item, g, n, view, voice))
-    voice.dice.shuffle(makers)
-    return next((phrase for make in makers if (phrase := make()) is not None), None)
+    ways = [(make, group, noun) for group, noun in _groups(item, view, voice) for make in _SPATIAL]
+    voice.dice.shuffle(ways)
+    return next((phrase for make, group, noun in ways if (phrase := make(item, group, noun, view, voice))), None)
 
 
 def by_size(item: Item, view: View, voice: Voice) -> Phrase | None:
@@ -137,7 +131,7 @@ def _fill(forms: str, noun: str, item: Item, voice: Voice) -> Phrase:
     return ((text.removeprefix("the ") if voice.bare else text, (item.name,)),)
 
 
-def _by_side(item: Item, group: tuple[Item, ...], noun: str, voice: Voice) -> Phrase | None:
+def _by_side(item: Item, group: tuple[Item, ...], noun: str, view: View, voice: Voice) -> Phrase | None:
     others = [other.foot for other in group if other is not item]
     u, v = item.foot
     two = len(others) == 1 and voice.dice.random() < 0.75
@@ -153,19 +147,18 @@ def _by_side(item: Item, group: tuple[Item, ...], noun: str, voice: Voice) -> Ph
     return _fill(voice.dice.choice(forms), noun, item, voice) if forms else None
 
 
-def _by_order(item: Item, group: tuple[Item, ...], noun: str, voice: Voice) -> Phrase | None:
+def _by_order(item: Item, group: tuple[Item, ...], noun: str, view: View, voice: Voice) -> Phrase | None:
     if not 3 <= len(group) <= 5:
         return None
     row = sorted(group, key=lambda other: other.foot[0])
-    if any(b.foot[0] - a.foot[0] < 0.6 * MARGIN_UV for a, b in zip(row, row[1:], strict=False)):
+    if any(b.foot[0] - a.foot[0] < 0.6 * MARGIN_UV for a, b in pairwise(row)):
         return None
     at = row.index(item)
     if len(row) == 3 and at == 1 and voice.dice.random() < 0.5:
         return _fill(_MIDDLE, noun, item, voice)
     if voice.dice.random() < 0.5:
-        return _fill(f"the {ORDINALS[at]} % from the left|the {ORDINALS[at]} % counting from the left", noun, item, voice)
-    at = len(row) - 1 - at
-    return _fill(f"the {ORDINALS[at]} % from the right|the {ORDINALS[at]} % counting from the right", noun, item, voice)
+        return _fill(_ORDINAL.replace("@", ORDINALS[at]).replace("#", "left"), noun, item, voice)
+    return _fill(_ORDINAL.replace("@", ORDINALS[len(row) - 1 - at]).replace("#", "right"), noun, item, voice)
 
 
 def _landmark(item: Item, group: tuple[Item, ...], view: View, voice: Voice) -> tuple[Item, Phrase] | None:
@@ -206,8 +199,11 @@ def _by_relation(item: Item, group: tuple[Item, ...], noun: str, view: View, voi
     if any(offset * mine > -0.5 * MARGIN_UV * abs(mine) for other, offset in ahead if other is not item):
         return None
     if axis == 0:
-        words = pick(voice.dice, "to the left of|left of|on the left of")
+        words = pick(voice.dice, "that is to the left of|that is left of|which is on the left of|that lies left of")
         words = words if mine < 0 else words.replace("left", "right")
     else:
-        words = "in front of" if mine > 0 else "behind"
+        words = pick(voice.dice, "that is |which is |that lies ") + ("in front of" if mine > 0 else "behind")
     return ((f"{voice.the}{noun} {words} ", (item.name,)), *phrase)
+
+
+_SPATIAL = (_by_side, _by_side, _by_order, _by_nearness, _by_relation)

@@ -61,6 +61,10 @@ _IMPOSSIBLE = (
     "(wash|iron|fold|vacuum) (the dishes|my clothes|the floor|the laundry|the carpet)",
     "(set|start) (an alarm|a timer) for (seven|ten minutes|tomorrow)",
     "(teleport|vanish|levitate) {x}",
+    "(rotate|turn|spin|twist) {x} (by 90 degrees|around|upside down|clockwise|a little)",
+    "(put|place|move) {x} (in|into|to) (the corner|the middle|the centre|the other end) of the table",
+    "(line up|align) (all the objects|everything|the cubes|the things) (in a row|in a circle|)",
+    "(count|name|list) (the objects|the cubes|everything|all the colours)",
 )
 _IMPOSSIBLE_HELD_OUT = (
     "(bake|fry|boil) (me |)(a cake|an omelette|pasta)",
@@ -106,7 +110,7 @@ _SMALL_TALK_HELD_OUT = (
 #: Commands and chat in other languages; this planner speaks English only.
 _FOREIGN: dict[str, tuple[str, ...]] = {
     "french": (
-        "(mets|pose|place) (le cube|la balle|le bloc) (rouge|bleu|vert|jaune) (dans|sur) (le bol|l'assiette|le plateau)",
+        "(mets|pose|place) (le cube|la balle) (rouge|bleu|vert|jaune) (dans le bol|sur l'assiette|sur le plateau)",
         "(prends|attrape|soulève) (le cylindre|la balle|le cube) (rouge|bleue|verte|noir)",
         "(bonjour|salut), (comment ça va|quel temps fait-il|qui es-tu)",
         "(ouvre|ferme) le tiroir( s'il te plaît|)",
@@ -154,8 +158,17 @@ _FOREIGN: dict[str, tuple[str, ...]] = {
         "(привет|здравствуй), (как дела|кто ты)",
     ),
     "greek": ("(βάλε|τοποθέτησε) τον (κόκκινο|μπλε) κύβο στο μπολ", "(άνοιξε|κλείσε) το συρτάρι"),
-    "chinese": ("把(红色|蓝色|绿色|黄色)的(方块|球|圆柱)放(进碗里|到盘子上|在托盘里)", "(拿起|抓住)(红|蓝|绿)(球|方块)", "(打开|关上)抽屉", "你好"),
-    "japanese": ("(赤い|青い|緑の)(立方体|ボール)を(ボウルに入れて|皿に置いて)(ください|)", "引き出しを(開けて|閉めて)", "こんにちは"),
+    "chinese": (
+        "把(红色|蓝色|绿色|黄色)的(方块|球|圆柱)放(进碗里|到盘子上|在托盘里)",
+        "(拿起|抓住)(红|蓝|绿)(球|方块)",
+        "(打开|关上)抽屉",
+        "你好",
+    ),
+    "japanese": (
+        "(赤い|青い|緑の)(立方体|ボール)を(ボウルに入れて|皿に置いて)(ください|)",
+        "引き出しを(開けて|閉めて)",
+        "こんにちは",
+    ),
     "korean": ("(빨간|파란|초록) (큐브|공)을 (그릇에|접시에) (넣어|놓아) 줘", "서랍을 (열어|닫아)"),
     "arabic": ("ضع المكعب (الأحمر|الأزرق|الأخضر) في (الوعاء|الصحن)", "(افتح|أغلق) الدرج"),
     "hindi": ("(लाल|नीला|हरा) (घन|गेंद) को (कटोरे|थाली) में (रखो|डालो)", "दराज (खोलो|बंद करो)"),
@@ -168,9 +181,9 @@ _HELD_OUT_LANGUAGES: dict[str, tuple[str, ...]] = {
 }
 _RANDOM_WORDS = (
     "umbrella river seven quickly yesterday purple cloud guitar the of because monday keyboard mountain soup jumping "
-    "window theory however nine candle under whisper train salad blue elephant remember democracy pencil cold run seldom "
-    "bridge is are banana triangle hope letter noisy winter sand chair between television forever orange up lamp"
-).split()
+    "window theory however nine candle under whisper train salad blue elephant remember democracy pencil cold run "
+    "seldom bridge is are banana triangle hope letter noisy winter sand chair between television forever orange up lamp"
+)
 
 
 def _all(groups: dict[str, tuple[str, ...]]) -> tuple[Pattern, ...]:
@@ -194,7 +207,8 @@ def unclear(dice: random.Random, *, held_out: bool) -> str:
     if roll < 0.78 or held_out:
         return "".join(text for text, _ in dice.choice(foreign).expand(dice, {}))
     if roll < 0.88:
-        return " ".join(dice.choice(_RANDOM_WORDS) for _ in range(dice.randint(2, 8)))
+        words = _RANDOM_WORDS.split()
+        return " ".join(dice.choice(words) for _ in range(dice.randint(2, 8)))
     if roll < 0.97:
         return " ".join(_letters(dice) for _ in range(dice.randint(1, 5)))
     return dice.choice(("?", "...", "!!!", "-", "??", "x", "1", "42", ".", "a", "/", ":)", "%%", "123 456", "?!"))

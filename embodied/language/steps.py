@@ -157,14 +157,17 @@ def _phrase(item: Item, other: Item | None, view: View, voice: Voice, style: str
     if style == "size":
         return references.by_size(item, view, voice)
     if second and other is not None and voice.dice.random() < 0.25:
-        if (phrase := references.the_other(item, other, view, voice)) is not None:
+        phrase = references.the_other(item, other, view, voice)
+        if phrase is not None:
             return phrase
     if (phrase := references.plain(item, view, voice)) is not None or style == "plain":
         return phrase
     return references.spatial(item, view, voice) or references.by_size(item, view, voice)
 
 
-def say(step: Step, phrases: Mapping[str, Phrase], voice: Voice, *, imperative: bool = False) -> tuple[list[Segment], bool]:
+def say(
+    step: Step, phrases: Mapping[str, Phrase], voice: Voice, *, imperative: bool = False
+) -> tuple[list[Segment], bool]:
     """Words of a step, and whether they are a statement. ``imperative`` allows no statement (inside chains)."""
     patterns = (HELD_OUT if voice.held_out else TRAIN)[step.kind]
     pattern = voice.dice.choice(patterns)

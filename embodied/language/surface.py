@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from dataclasses import dataclass
 
 from embodied.language.patterns import Segment
@@ -55,11 +56,15 @@ def _joined(segments: list[Segment]) -> tuple[str, tuple[Mention, ...]]:
     text = ""
     mentions = []
     for piece, names in segments:
+        if not piece:
+            continue
         while "  " in piece:
             piece = piece.replace("  ", " ")
-        if (not text or text[-1] == " ") and piece[:1] == " ":
+        if (not text or text[-1] == " ") and piece[0] == " ":
             piece = piece.lstrip()
-        if piece[:1] in ",.?!;" and text[-1:] == " ":
+            if not piece:
+                continue
+        if piece[0] in ",.?!;" and text[-1:] == " ":
             text = text.rstrip()
         if names is not None:
             mentions.append(Mention(len(text), len(text) + len(piece.rstrip()), names))
@@ -73,7 +78,8 @@ def _cased(text: str, dice: random.Random) -> str:
         return text
     roll = dice.random()
     if roll < 0.45:
-        return text[:1].upper() + text[1:].replace(" i ", " I ").replace(" i'd ", " I'd ")
+        text = text[:1].upper() + text[1:].replace(" i ", " I ").replace(" i'd ", " I'd ")
+        return re.sub(r"(?<=[.?!] )[a-z]", lambda match: match[0].upper(), text)
     if roll < 0.97:
         return text
     return text.upper() if roll < 0.985 else text.title() if "'" not in text else text

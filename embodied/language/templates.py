@@ -36,6 +36,7 @@ _TRAIN: dict[str, tuple[str, ...]] = {
         "hold {x} (up|in the air|in your gripper|)",
         "close (the|your) (gripper|hand|claw) (on|around) {x}",
         "pick {x} (up|) (off|from) the table",
+        "(give|get|hand|bring) me {x}",
         "lift {x} (into|in) the air",
         "!<want> (you to hold|you to grab|you to pick up|you to take) {x}",
         "!<want> {x} (in your gripper|in your hand|lifted|picked up)",
@@ -51,7 +52,7 @@ _TRAIN: dict[str, tuple[str, ...]] = {
         "(<take>) {x} and (put|place|drop|set|lay) {it} {in} {y}",
         "(<take>) {x}(, then| and then|, and) (put|place|drop|set|lay) {it} {in} {y}",
         "pick {x} up (and|then|and then) (put|place|drop) {it} {in} {y}",
-        "(take|get|grab) {x} {in} {y}",
+        "get {x} (over|) (to|in|into) {y}",
         "make sure {x} (is|ends up|gets) {in} {y}",
         "(add|return) {x} to {y}",
         "fill {y} with {x}",
@@ -148,7 +149,7 @@ _TRAIN: dict[str, tuple[str, ...]] = {
     ),
     "home": (
         "go (back|) home",
-        "(go|move|return|drive) (back|) to (the|your) (home|rest|resting|start|starting|initial|neutral) (position|pose)",
+        "(go|move|return|drive) (back|) to (the|your) (home|rest|resting|start|starting|neutral) (position|pose)",
         "(return|come back|move back|get back) (home|to home|to the start)",
         "(go|get) (to rest|into the rest position|back to rest)",
         "(take a rest|rest|have a rest|relax)",
@@ -254,7 +255,7 @@ _HELD_OUT: dict[str, tuple[str, ...]] = {
     ),
 }
 #: Patterns of instructions that move several objects. ``{g}`` and ``{h}`` are groups, ``{y}`` and ``{z}`` containers,
-#: ``{in}`` and ``{in2}`` the words before these.
+#: ``{in}`` and ``{in2}`` the words before these; ``{goes}``, ``{is}`` and ``{lands}`` agree with the group.
 _TRAIN |= {
     "put_it": (
         "(put|put|place|drop|set|lay) {it} {to} {y}",
@@ -267,11 +268,12 @@ _TRAIN |= {
         "(move|bring|transfer|carry|take) {g} to {y}",
         "(take|grab|pick up) {g} and (put|place|drop) them {in} {y}",
         "gather {g} {in} {y}",
-        "make sure {g} (are|end up) {in} {y}",
+        "make sure {g} {is} {in} {y}",
         "fill {y} with {g}",
         "!{in} {y}, (<put>) {g}",
         "!(<want>) {g} {in} {y}",
-        "!{g} (go|belong|should go|should be|must go|need to go) {in} {y}",
+        "!{g} {goes} {in} {y}",
+        "!{g} {goes} {in} {y}",
         "!{g} {in} {y}",
     ),
     "sort_explicit": (
@@ -280,8 +282,8 @@ _TRAIN |= {
         "(<put>) {g} {in} {y} and (<put>) {h} {in2} {z}",
         "(<put>) {g} {in} {y}(, then| and then|, and) (put|place) {h} {in2} {z}",
         "sort (the objects|everything|the things|them|): {g} {in} {y}, {h} {in2} {z}",
-        "sort (the objects|everything|the things) so that {g} are {in} {y} and {h} {in2} {z}",
-        "!{g} (go|belong|should go) {in} {y}(,| and|, and) {h} (go|belong|should go) {in2} {z}",
+        "sort (the objects|everything|the things) so that {g} {is} {in} {y} and {h} {in2} {z}",
+        "!{g} {goes} {in} {y}(,| and|, and) {h} {goes2} {in2} {z}",
         "!(<want>) {g} {in} {y} and {h} {in2} {z}",
         "!{g} {in} {y}, {h} {in2} {z}",
     ),
@@ -336,7 +338,15 @@ _TRAIN |= {
         "(put|place|set|drop|stack) {x}",
         "(put|place|move|bring|take) {x} (there|over there|somewhere|somewhere else|away|where it belongs|elsewhere)",
         "(put|place|set) {x} (in|on|next to|into) (it|that|something|that thing)",
-        "!where should {x} go",
+    ),
+    "beyond": (
+        "(<put>) {x} between {y} and {z}",
+        "(<put>) {x} (halfway between|in between) {z} and {y}",
+        "(swap|exchange|switch) {x} (and|with) {y}",
+        "(pick up|grab|lift|hold) {x} and {y} at the same time",
+        "(pick up|grab|lift|hold) both {x} and {y} (together|at once)",
+        "throw {x} into {z} from a distance",
+        "!i want {x} between {y} and {z}",
     ),
     "no_direction": (
         "(push|nudge|slide|shove) {x}",
@@ -349,16 +359,16 @@ _HELD_OUT |= {
     "group": (
         "(<put_d>) {g} {in} {y}",
         "(<put_d>) {g} {in} {y}",
-        "see to it that {g} (land|wind up) {in} {y}",
+        "see to it that {g} {lands} {in} {y}",
         "round up {g} and put them {in} {y}",
         "!would you mind (putting|placing) {g} {in} {y}",
-        "!{g} are supposed to be {in} {y}",
+        "!{g} {is} supposed to be {in} {y}",
     ),
     "sort_explicit": (
         "(<put_d>) {g} {in} {y} and {h} {in2} {z}",
         "separate the objects: {g} {in} {y}, {h} {in2} {z}",
         "split them up, {g} {in} {y}, {h} {in2} {z}",
-        "see to it that {g} wind up {in} {y} and {h} {in2} {z}",
+        "see to it that {g} {lands} {in} {y} and {h} {in2} {z}",
     ),
     "sort_color": (
         "group {all} by (color|colour)",
@@ -389,6 +399,11 @@ _HELD_OUT |= {
         "(<push_d>) (it|that|this) {dir}",
     ),
     "no_destination": ("(deposit|relocate|stow|situate) {x}", "find a better place for {x}"),
+    "beyond": (
+        "(deposit|situate|relocate) {x} between {y} and {z}",
+        "let {x} and {y} trade places",
+        "juggle {x} and {y}",
+    ),
     "no_direction": ("(scoot|bump|budge|propel) {x}", "!would you mind pushing {x}"),
 }
 #: Words of ``patterns`` used above and not shared with other modules.

@@ -18,6 +18,10 @@ REACH_M = (0.065, 0.295)
 #: How far (m) a push slides an object, and the gap beside a reference object that a relation asks for.
 PUSH_M = 0.08
 BESIDE_M = 0.045
+#: The drawer's proportions in ``sim.bodies``, repeated so that the grammar needs no physics engine; a test compares.
+_DRAWER_DEPTH_OVER_WIDTH = 0.8
+_HANDLE_STANDOFF_M = 0.032
+_DRAWER_TRAVEL_M = 0.05
 #: Directions of the picture in the base frame: the front camera faces the arm.
 DIRECTION_XY: dict[str, tuple[float, float]] = {
     "left": (0.0, -1.0),
@@ -92,9 +96,7 @@ class View:
         """Whether a spot (m) is in reach and no item but the ignored ones comes closer than ``radius_m``."""
         if not REACH_M[0] <= distance_from_pan_axis(xy) <= REACH_M[1]:
             return False
-        return all(
-            item in ignore or math.dist(item.xy, xy) > 0.5 * item.size_m + radius_m for item in self.items
-        )
+        return all(item in ignore or math.dist(item.xy, xy) > 0.5 * item.size_m + radius_m for item in self.items)
 
 
 def beside(reference: Item, direction: str) -> tuple[float, float]:
@@ -141,5 +143,5 @@ def _marks(spec: ObjectSpec) -> tuple[tuple[float, float, float], tuple[float, f
 def handle_foot(spec: ObjectSpec) -> tuple[float, float]:
     """Where a drawer's handle stands over the table (m): before the cabinet's front, which faces the pan axis."""
     yaw = math.radians(spec.yaw_deg)
-    reach = 0.5 * spec.size_m + 0.03 + 0.05 * spec.opening
+    reach = 0.5 * _DRAWER_DEPTH_OVER_WIDTH * spec.size_m + _HANDLE_STANDOFF_M + _DRAWER_TRAVEL_M * spec.opening
     return spec.position[0] - reach * math.cos(yaw), spec.position[1] - reach * math.sin(yaw)

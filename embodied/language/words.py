@@ -60,7 +60,8 @@ NAMED: dict[str, str] = {
     "put": "put|put|put|place|place|set|lay|drop|move|bring|transfer|stick|pop",
     "rest": "put|put|put|place|place|set|lay|drop|move|rest|position|stand",
     "take": "pick up|pick up|grab|take|lift|get|grasp",
-    "grab": "pick up|pick up|pick up|grab|grab|take|take|lift|lift up|get|grasp|grip|hold|take hold of|get hold of|raise",
+    "grab": "pick up|pick up|pick up|grab|grab|take|take|lift|lift up|get|grasp|grip|hold|take hold of"
+    "|get hold of|raise",
     "push": "push|push|push|push|slide|nudge|shove|move|shift",
     "hand": "gripper|arm|hand|claw",
     "at": "to|over to|towards|toward|above|over",

@@ -1,0 +1,397 @@
+"""The Python interface: an agent that does what it is told.
+
+from embodied.agent import Agent
+
+with Agent.simulated(scene=7, planner="local") as agent:
+    episode = agent.run("put the red cube in the blue bowl", out="runs")
+    print(episode.success, episode.sentence, episode.folder)
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embodied.episode import Episode, Outcome, RunFolder
+from embodied.executor import Event, Execution, Executor, ExecutorOptions, describe
+from embodied.grounding import GroundedCall, Grounder
+from embodied.plan import Ask, Plan, Refuse
+from embodied.planners import Planner, make_planner
+from embodied.referee import Judgement, Referee
+from hardware.camera_model import Frame
+from hardware.errors import EmbodiedError, PlanError, SceneError, UnreachableError
+from hardware.robot import Robot
+from policies.policy import Policy
+from policies.runtime import PolicyRuntime
+
+if TYPE_CHECKING:
+    from sim.scene import Scene
+    from sim.world import World
+
+Picture = NDArray[np.uint8]
+Watcher = Callable[[Event], None]
+#: Longer instructions are not instructions.
+MAX_WORDS = 200
+
+
+class Agent:
+    """A robot, a planner and a policy. ``world`` is for the referee only, and None on real hardware."""
+
+    def __init__(
+        self,
+        robot: Robot,
+        planner: Planner,
+        policy: Policy,
+        *,
+        world: World | None = None,
+        options: ExecutorOptions = ExecutorOptions(),
+        scene_name: str = "",
+        seed: int = 0,
+        camera: str = "front",
+    ) -> None:
+        self.robot = robot
+        self.planner = planner
+        self.policy = policy
+        self.world = world
+        self.options = options
+        self.scene_name = scene_name
+        self.seed = seed
+        self.camera = camera
+        self._stop = False
+
+    @classmethod
+    def simulated(
+        cls,
+        scene: Scene | Path | str | int = 0,
+        *,
+        planner: Planner | str = "local",
+        policy: Policy | Path | str | None = None,
+        seed: int = 0,
+        gui: bool = False,
+        options: ExecutorOptions = ExecutorOptions(),
+    ) -> Agent:
+        """An agent in a new simulation.
+
+        ``scene``: a ``Scene``, a file, or a seed for a random one. ``planner``: a name or folder, see
+        ``embodied.planners``. ``policy``: a checkpoint folder, ``"scripted"``, or None for the shipped weights.
+        Raises ``SceneError`` and ``CheckpointError``.
+        """
+        from sim.robot import SimRobot
+        from sim.world import World
+
+        loaded, name = load_scene(scene)
+        chosen = policy if not (policy is None or isinstance(policy, str | Path)) else make_policy(policy)
+        if gui:
+            _insist_on_display()
+        world = World(loaded, seed=seed, gui=gui)
+        try:
+            brain = make_planner(planner, world) if isinstance(planner, str) else planner
+            return cls(
+                SimRobot(world), brain, chosen, world=world, options=options, scene_name=name, seed=seed,
+                camera=loaded.cameras[0].name if all(c.name != "front" for c in loaded.cameras) else "front",
+            )  # fmt: skip
+        except BaseException:
+            world.close()
+            raise
+
+    def load(self, scene: Scene | Path | str | int) -> None:
+        """Another scene in the same simulation: quicker than a new agent."""
+        from sim.robot import SimRobot
+
+        if self.world is None:
+            raise SceneError("a scene can only be loaded into a simulation; this agent has a real robot")
+        loaded, self.scene_name = load_scene(scene)
+        self.world.load(loaded)
+        self.robot = SimRobot(self.world)
+
+    def stop(self) -> None:
+        """Interrupt the episode that runs: the arm finishes the control step it is in and then holds still."""
+        self._stop = True
+
+    def run(
+        self,
+        instruction: str,
+        *,
+        out: Path | str | None = None,
+        video: Path | str | bool = True,
+        truth: Plan | None = None,
+        on_event: Watcher | None = None,
+    ) -> Episode:
+        """Do what ``instruction`` says.
+
+        ``out``: the folder in which the episode's own folder is made (video, pictures, plan, log, report); None keeps
+        nothing. ``video``: False for none, or a file. ``truth``: the plan that the referee shall hold the episode to.
+        Raises ``EmbodiedError`` for what makes an episode impossible to begin; a refusal is an ``Episode``.
+        """
+        words = " ".join(instruction.split())
+        if not words:
+            raise PlanError("the instruction is empty; say what to do, for example: put the red cube in the blue bowl")
+        if len(words.split()) > MAX_WORDS:
+            raise PlanError(
+                f"the instruction has {len(words.split())} words; {MAX_WORDS} are the most that can be followed"
+            )
+        self._stop = False
+        with ExitStack() as stack:
+            folder = stack.enter_context(RunFolder(out, words)) if out is not None else None
+            return _Run(self, words, folder, video, truth, on_event).play(stack)
+
+    def close(self) -> None:
+        """Release robot and simulation; safe to call twice."""
+        self.robot.close()
+        if self.world is not None:
+            self.world.close()
+
+    def __enter__(self) -> Agent:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class _Run:
+    """One episode in the making."""
+
+    def __init__(
+        self,
+        agent: Agent,
+        instruction: str,
+        folder: RunFolder | None,
+        video: Path | str | bool,
+        truth: Plan | None,
+        on_event: Watcher | None,
+    ) -> None:
+        self.agent = agent
+        self.instruction = instruction
+        self.folder = folder
+        self.video = self._video_path(video)
+        self.truth = truth
+        self._watch = on_event
+        self._title, self._subtitle, self._done, self._total = instruction, "looking", 0, 1
+        self._referee: Referee | None = None
+
+    def _video_path(self, video: Path | str | bool) -> Path | None:
+        if isinstance(video, bool):
+            return self.folder.path / "video.mp4" if video and self.folder is not None else None
+        return Path(video)
+
+    def play(self, stack: ExitStack) -> Episode:
+        """The whole episode; ``stack`` closes what is opened on the way."""
+        began = time.perf_counter()
+        robot, filmed = self._filmed(stack)
+        runtime = PolicyRuntime(self.agent.policy)
+        executor = Executor(
+            robot, runtime, planner=self.agent.planner, camera=self.agent.camera, options=self.agent.options,
+            on_event=self.tell, should_stop=lambda: self.agent._stop,
+        )  # fmt: skip
+        started = robot.observe().stamp_s
+        frame = executor.look()
+        if self.agent.world is not None:
+            if self.folder is not None:
+                self.agent.world.scene_now().save(self.folder.path / "scene.json")
+            self._referee = Referee(self.agent.world, frame.model, self.instruction, self.truth)
+        self.tell(Event("look", {"frame": frame}))
+        thinking = time.perf_counter()
+        plan = self.agent.planner.plan(self.instruction, frame)
+        seconds = {"plan": time.perf_counter() - thinking}
+        self.tell(Event("plan", {"plan": plan, "seconds": seconds["plan"]}))
+        if plan.speech is not None:
+            outcome, sentence = _spoken(plan.speech)
+            episode = self._episode(outcome, sentence, plan, seconds)
+            return self._finish(episode, frame, (), None, filmed, stack)
+        try:
+            grounded = tuple(Grounder(frame.model, robot.spec).check(plan))
+        except (UnreachableError, PlanError) as error:
+            episode = self._episode("refused", str(error), plan, seconds)
+            return self._finish(episode, frame, (), None, filmed, stack)
+        self._total = len(plan.calls)
+        self.tell(Event("grounded", {"plan": plan, "grounded": grounded, "frame": frame}))
+        if filmed is not None:
+            filmed.shoot(8)
+        execution = executor.run(plan, frame)
+        judgement = self._referee.judge(plan) if self._referee is not None else None
+        seconds["motion"] = robot.observe().stamp_s - started
+        seconds["wall"] = time.perf_counter() - began
+        outcome, sentence = _judged(execution, judgement)
+        episode = self._episode(outcome, sentence, plan, seconds, execution, judgement)
+        last = robot.observe((self.agent.camera,)).frames[self.agent.camera]
+        return self._finish(episode, frame, grounded, last, filmed, stack)
+
+    def _filmed(self, stack: ExitStack) -> tuple[Robot, Any]:
+        if self.video is None:
+            return self.agent.robot, None
+        from embodied.video import FilmedRobot, VideoWriter
+
+        _insist_on_file(self.video)
+        robot = self.agent.robot
+        cameras = [self.agent.camera, *(name for name in ("wrist",) if name in robot.camera_names)]
+        every = 2
+        writer = stack.enter_context(VideoWriter(self.video, robot.control_hz / every))
+        filmed = FilmedRobot(robot, writer, self._caption, cameras=cameras, every=every)
+        return filmed, filmed
+
+    def _caption(self) -> tuple[str, str, float | None]:
+        return self._title, self._subtitle, self._done / self._total
+
+    def tell(self, event: Event) -> None:
+        """To the log, the video's caption and whoever watches."""
+        data = event.data
+        if event.kind == "plan":
+            self._subtitle = "planned"
+        elif event.kind == "step":
+            again = f" (attempt {data['attempt']})" if data["attempt"] > 1 else ""
+            self._subtitle = f"step {data['index'] + 1} of {data['total']}: {describe(data['call'])}{again}"
+        elif event.kind == "step_end":
+            self._done = data["record"].index + 1
+            if self._referee is not None:
+                self._referee.step_finished()
+        if self.folder is not None and event.kind != "progress":
+            self.folder.log(event)
+        if self._watch is not None:
+            self._watch(event)
+
+    def _episode(
+        self,
+        outcome: Outcome,
+        sentence: str,
+        plan: Plan,
+        seconds: dict[str, float],
+        execution: Execution | None = None,
+        judgement: Judgement | None = None,
+    ) -> Episode:
+        agent = self.agent
+        planner_scripted, policy_scripted = agent.planner.scripted, agent.policy.name == "scripted"
+        return Episode(
+            self.instruction, outcome, sentence, agent.planner.name, agent.policy.name,
+            tuple(n for n, s in (("planner", planner_scripted), ("policy", policy_scripted)) if s),
+            agent.scene_name, agent.seed, plan, execution.records if execution else (), judgement, seconds,
+            self.folder.path if self.folder is not None else None,
+        )  # fmt: skip
+
+    def _finish(
+        self,
+        episode: Episode,
+        frame: Frame,
+        grounded: tuple[GroundedCall, ...],
+        last: Frame | None,
+        filmed: Any,
+        stack: ExitStack,
+    ) -> Episode:
+        self._subtitle = f"{episode.outcome}: {episode.sentence}"
+        self._done = self._total if episode.success else self._done
+        if filmed is not None:
+            filmed.shoot(15)
+        if self.folder is not None:
+            self.folder.log(Event("outcome", {"outcome": episode.outcome, "sentence": episode.sentence}))
+            self._write_files(episode, frame, grounded, last, filmed)
+        self.tell(Event("outcome", {"episode": episode}))
+        return episode
+
+    def _write_files(
+        self, episode: Episode, frame: Frame, grounded: tuple[GroundedCall, ...], last: Frame | None, filmed: Any
+    ) -> None:
+        from embodied.drawing import png, with_plan
+        from embodied.report import report_html
+
+        if self.folder is None or episode.plan is None:
+            return
+        if filmed is not None:
+            filmed.writer.close()  # the report shows it
+        pictures = {
+            "picture.png": frame.rgb,
+            "picture_plan.png": with_plan(frame.rgb, episode.plan, grounded, frame.model),
+        }
+        if last is not None:
+            pictures["picture_end.png"] = last.rgb
+        files = {name: png(rgb) for name, rgb in pictures.items()}
+        for name, content in files.items():
+            self.folder.write(name, content)
+        self.folder.write_json("plan.json", episode.plan.model_dump(mode="json", exclude_none=True))
+        self.folder.write_json("result.json", episode.to_json())
+        self.folder.write("report.html", report_html(episode, files, self.video))
+
+
+def load_scene(scene: Scene | Path | str | int) -> tuple[Scene, str]:
+    """A scene and where it came from. A number (or digits) is a seed. Raises ``SceneError``."""
+    from sim.scene import Scene
+
+    if isinstance(scene, Scene):
+        return scene, "given"
+    text = str(scene)
+    if text.lstrip("-").isdigit():
+        if int(text) < 0:
+            raise SceneError(f"a scene's seed is zero or a positive whole number, not {text}")
+        from sim.generate import random_scene
+
+        return random_scene(np.random.default_rng(int(text))), f"seed {int(text)}"
+    return Scene.load(text), text
+
+
+def make_policy(policy: str | Path | None) -> Policy:
+    """The shipped policy, ``"scripted"``, or the one in a folder. Raises ``CheckpointError``."""
+    if policy == "scripted":
+        from embodied.scripted_policy import ScriptedPolicy
+
+        return ScriptedPolicy()
+    from policies.checkpoint import load_policy
+
+    return load_policy(policy)
+
+
+def _spoken(speech: Ask | Refuse) -> tuple[Outcome, str]:
+    if isinstance(speech, Ask):
+        return "asked", speech.question or f"there is more than one {speech.object}: which one do you mean?"
+    if speech.text:
+        return "refused", speech.text
+    thing = f"the {speech.object}" if speech.object else "that"
+    reasons = {
+        "absent": f"I do not see {thing if speech.object else 'what you name'} on the table",
+        "unclear": "I do not understand what to do; say it in plain English, for example: put the red cube in the blue bowl",
+        "unsafe": f"I will not do that{f' with {thing}' if speech.object else ''}: it is not safe",
+        "impossible": f"{thing if speech.object else 'what you ask'} cannot be used that way",
+        "out_of_reach": f"{thing} is out of reach",
+    }
+    return "refused", reasons[speech.reason]
+
+
+def _judged(execution: Execution, judgement: Judgement | None) -> tuple[Outcome, str]:
+    if execution.interrupted:
+        return "interrupted", execution.why
+    if judgement is None:  # no simulation to ask: what the robot felt has to do
+        return ("succeeded", "every step was carried out") if execution.completed else ("failed", execution.why)
+    if judgement.success:
+        return "succeeded", "; ".join(c.text for c in judgement.conditions)
+    if judgement.missed_refusal:
+        return "failed", "the right answer was to ask or to refuse, but the arm moved"
+    missing = [c.text for c in judgement.conditions if not c.held]
+    wanted = f"not fulfilled: {'; '.join(missing)}" if missing else "nothing was asked that can be checked"
+    return "failed", f"{execution.why}; {wanted}" if execution.why else wanted
+
+
+def _insist_on_file(path: Path) -> None:
+    """Raises ``EmbodiedError`` now rather than after the episode when a video cannot be written there."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab"):
+            pass
+    except OSError as error:
+        raise EmbodiedError(f"cannot write the video {path}: {error.strerror or error}; choose another file") from error
+
+
+def _insist_on_display() -> None:
+    import os
+    import sys
+
+    if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        raise EmbodiedError("--gui needs a display and there is none here; leave it out and watch the video instead")
+
+
+__all__ = ["Agent", "EmbodiedError", "Episode", "load_scene", "make_policy"]

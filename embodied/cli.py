@@ -1,0 +1,385 @@
+"""The command line: typed options, rich output, and one sentence instead of a traceback.
+
+Exit status: 0 done (``run``: the task succeeded), 1 the task failed or was refused, 2 the command could not begin (bad
+input, missing weights, a folder that cannot be written), 130 stopped with Ctrl-C. With ``--json`` people's output goes to
+stderr and the last line of stdout is one JSON object.
+
+Heavy libraries are imported inside the commands, so that ``embodied --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+from tyro.conf import Positional, arg, subcommand
+
+from hardware.errors import EmbodiedError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from embodied.evaluation import Report
+
+DONE, FAILED, UNUSABLE, STOPPED = 0, 1, 2, 130
+
+Words = Annotated[str, arg(metavar="WORDS")]
+
+
+@dataclass(frozen=True)
+class Run:
+    """Do what an instruction says, in simulation."""
+
+    instruction: Positional[Words]
+    """What to do, in plain English: "put the red cube in the blue bowl"."""
+    scene: str = "0"
+    """A scene file (JSON), or a number: the seed of a random scene."""
+    planner: str = "local"
+    """local (the shipped model), scripted (reads the true scene; for demonstrations), or the folder of a trained one."""
+    policy: str = ""
+    """Folder of a trained policy, or scripted (the experts); the shipped weights when left out."""
+    video: Path | None = None
+    """Write the video here instead of into the episode's folder."""
+    no_video: bool = False
+    """Film nothing: about three times as fast."""
+    out: Path = Path("runs")
+    """Folder in which the episode's folder is made."""
+    seed: int = 0
+    """Seed of the episode's randomness."""
+    gui: bool = False
+    """Open PyBullet's window."""
+    retries: int = 2
+    """How often a failed step is tried again."""
+    repoint: bool = False
+    """Take a new picture before each step and let the planner point again."""
+    json: bool = False
+    """Print the result as one JSON object on the last line."""
+
+
+@dataclass(frozen=True)
+class PlanImage:
+    """Print the plan for a picture and an instruction; nothing moves."""
+
+    image: Positional[Annotated[Path, arg(metavar="IMAGE")]]
+    """A picture of the table (PNG or JPEG) from the default front camera."""
+    instruction: Positional[Words]
+    """What to do."""
+    planner: str = "local"
+    """local, or the folder of a trained planner."""
+    save: Path | None = None
+    """Write the picture with the plan's points drawn in here."""
+    json: bool = False
+    """Print the plan as one JSON object on the last line."""
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Success rates with Wilson 95 % intervals."""
+
+    what: Positional[Literal["policy", "planner", "agent"]]
+    """The policy alone (goals from the true scene), the planner alone, or both together."""
+    suite: str = ""
+    """policy: skills. planner: seen, paraphrase, novel. agent: single, skills, long."""
+    episodes: int = 100
+    """How many episodes (policy: per skill)."""
+    seed: int = 0
+    """Which held-out episodes."""
+    planner: str = "local"
+    """As for run."""
+    policy: str = ""
+    """As for run."""
+    out: Path | None = None
+    """Keep every episode's folder here (agent only)."""
+    repoint: bool = False
+    """As for run."""
+    json: bool = False
+    """Print the figures as one JSON object on the last line."""
+
+
+@dataclass(frozen=True)
+class SceneCommand:
+    """Make, check, look at and save a scene."""
+
+    source: Positional[Annotated[str, arg(metavar="SEED|FILE")]]
+    """A scene file (JSON), or a number: the seed of a random scene."""
+    show: Path | None = None
+    """Write the front camera's picture here (PNG)."""
+    save: Path | None = None
+    """Write the scene here (JSON)."""
+    json: bool = False
+    """Print the scene as one JSON object on the last line."""
+
+
+@dataclass(frozen=True)
+class Collect:
+    """Record demonstrations of the scripted experts, as training data for a policy."""
+
+    out: Path = Path("data/policy")
+    """Folder for the demonstrations."""
+    skills: tuple[str, ...] = ()
+    """Which skills; all when left out."""
+    episodes: int = 50
+    """Successful demonstrations per skill."""
+    seed: int = 0
+    """Seed of scenes and noise."""
+    json: bool = False
+    """Print what was recorded as one JSON object on the last line."""
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train a policy or a planner; `embodied train policy --help` and `embodied train planner --help` list the options."""
+
+    what: Positional[Literal["policy", "planner"]]
+    """What to train."""
+
+
+Command = (
+    Annotated[Run, subcommand("run")]
+    | Annotated[PlanImage, subcommand("plan")]
+    | Annotated[Evaluate, subcommand("eval")]
+    | Annotated[Train, subcommand("train")]
+    | Annotated[SceneCommand, subcommand("scene")]
+    | Annotated[Collect, subcommand("collect")]
+)
+_DESCRIPTION = 'Tell a robot arm what to do in plain words. Try: embodied run "put the red cube in the blue bowl"'
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    as_json = "--json" in words
+    try:
+        if words[:1] == ["train"] and words[1:2] and words[1] in _TRAINERS:
+            return _TRAINERS[words[1]](words[2:])
+        command: Any = tyro.cli(Command, prog="embodied", description=_DESCRIPTION, args=words)  # type: ignore[call-overload]
+        return _COMMANDS[type(command)](command)
+    except EmbodiedError as error:
+        return _complain(str(error), as_json)
+    except BrokenPipeError:  # `embodied ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+    except KeyboardInterrupt:
+        print("\nstopped", file=sys.stderr)
+        return STOPPED
+
+
+def _complain(sentence: str, as_json: bool) -> int:
+    line = " ".join(sentence.split())
+    print(f"embodied: {line}", file=sys.stderr)
+    if as_json:
+        _print_json({"success": False, "outcome": "error", "error": line})
+    return UNUSABLE
+
+
+def _print_json(data: dict[str, Any]) -> None:
+    sys.stdout.flush()
+    print(json.dumps(data), flush=True)
+
+
+def _console(as_json: bool) -> Console:
+    """People's output; out of the way of the JSON line."""
+    from rich.console import Console
+
+    return Console(stderr=as_json, highlight=False, soft_wrap=True)
+
+
+def _positive(value: int, name: str) -> None:
+    if value < 1:
+        raise EmbodiedError(f"--{name} must be at least 1, not {value}")
+
+
+def _quiet_libraries() -> None:
+    """Their progress bars and advice are not for users of this command."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def _run(command: Run) -> int:
+    from embodied.agent import Agent
+    from embodied.executor import ExecutorOptions
+    from embodied.show import Narrator
+
+    if command.retries < 0:
+        raise EmbodiedError(f"--retries must be zero or more, not {command.retries}")
+    if not command.instruction.strip():
+        raise EmbodiedError("the instruction is empty; say what to do, for example: put the red cube in the blue bowl")
+    _quiet_libraries()
+    console = _console(command.json)
+    options = ExecutorOptions(retries=command.retries, repoint=command.repoint)
+    with console.status("starting the simulation"):
+        agent = Agent.simulated(
+            command.scene, planner=command.planner, policy=command.policy or None, seed=command.seed, gui=command.gui,
+            options=options,
+        )  # fmt: skip
+    with agent:
+        narrator = Narrator(console)
+        with narrator:
+            episode = agent.run(
+                command.instruction,
+                out=command.out,
+                video=command.video or not command.no_video,
+                on_event=narrator.tell,
+            )
+    narrator.close(episode)
+    if command.json:
+        _print_json(episode.to_json())
+    return DONE if episode.success else FAILED
+
+
+def _plan(command: PlanImage) -> int:
+    from embodied.planners import make_planner
+    from embodied.show import plan_table, read_picture
+
+    if not command.instruction.strip():
+        raise EmbodiedError("the instruction is empty; say what to do, for example: put the red cube in the blue bowl")
+    _quiet_libraries()
+    frame = read_picture(command.image)
+    plan = make_planner(command.planner).plan(command.instruction, frame)
+    console = _console(command.json)
+    console.print(plan_table(plan))
+    if command.save is not None:
+        from embodied.drawing import png, with_plan
+
+        _save(command.save, png(with_plan(frame.rgb, plan)))
+        console.print(f"picture: {command.save}")
+    if command.json:
+        _print_json({"success": plan.speech is None, **plan.model_dump(mode="json", exclude_none=True)})
+    return DONE if plan.speech is None else FAILED
+
+
+def _save(path: Path, content: bytes) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    except OSError as error:
+        raise EmbodiedError(f"cannot write {path}: {error.strerror or error}; choose another place") from error
+
+
+def _evaluate(command: Evaluate) -> int:
+    _positive(command.episodes, "episodes")
+    if command.seed < 0:
+        raise EmbodiedError(f"--seed must be zero or more, not {command.seed}")
+    _quiet_libraries()
+    console = _console(command.json)
+    suite = command.suite or {"policy": "skills", "planner": "seen", "agent": "single"}[command.what]
+    report = _EVALUATIONS[command.what](command, suite, console)
+    from embodied.show import report_table
+
+    console.print(report_table(report))
+    if command.json:
+        _print_json(report.to_json())
+    return DONE
+
+
+def _evaluate_agent(command: Evaluate, suite: str, console: Console) -> Report:
+    from embodied.agent import Agent
+    from embodied.evaluation import AGENT_SUITES, evaluate_agent
+    from embodied.executor import ExecutorOptions
+    from embodied.show import Counter
+
+    if suite not in AGENT_SUITES:
+        raise EmbodiedError(f"there is no agent suite {suite!r}; choose one of: {', '.join(AGENT_SUITES)}")
+    options = ExecutorOptions(repoint=command.repoint)
+    with (
+        Agent.simulated(planner=command.planner, policy=command.policy or None, options=options) as agent,
+        Counter(console, command.episodes) as counter,
+    ):
+        out = None if command.out is None else str(command.out)
+        return evaluate_agent(agent, suite, command.episodes, command.seed, on_episode=counter.tell, out=out)
+
+
+def _evaluate_planner(command: Evaluate, suite: str, console: Console) -> Report:
+    from embodied.evaluation import evaluate_planner
+    from embodied.planners import make_planner
+    from embodied.show import Counter
+
+    with Counter(console, command.episodes) as counter:
+        return evaluate_planner(
+            lambda world: make_planner(command.planner, world), suite, command.episodes, command.seed,
+            on_episode=counter.tell,
+        )  # fmt: skip
+
+
+def _evaluate_policy(command: Evaluate, suite: str, console: Console) -> Report:
+    from embodied.evaluation import evaluate_policy
+
+    return evaluate_policy(command.policy or None, suite, command.episodes, command.seed)
+
+
+def _scene(command: SceneCommand) -> int:
+    from embodied.agent import load_scene
+
+    scene, name = load_scene(command.source)
+    console = _console(command.json)
+    from embodied.show import scene_table
+
+    console.print(scene_table(scene, name))
+    if command.save is not None:
+        _save(command.save, (scene.model_dump_json(indent=2, exclude_defaults=True) + "\n").encode())
+        console.print(f"scene: {command.save}")
+    if command.show is not None:
+        from embodied.drawing import png
+        from sim.world import World
+
+        world = World(scene)
+        try:
+            picture = world.render(scene.cameras[0].name).rgb
+        finally:
+            world.close()
+        _save(command.show, png(picture))
+        console.print(f"picture: {command.show}")
+    if command.json:
+        _print_json(scene.model_dump(mode="json", exclude_defaults=True))
+    return DONE
+
+
+def _collect(command: Collect) -> int:
+    from embodied.evaluation import collect_demonstrations
+
+    _positive(command.episodes, "episodes")
+    console = _console(command.json)
+    summary = collect_demonstrations(command.out, command.skills, command.episodes, command.seed, say=console.print)
+    if command.json:
+        _print_json(summary)
+    return DONE
+
+
+def _train(command: Train) -> int:
+    raise EmbodiedError(f"`embodied train {command.what}` takes its options after these two words")  # see main
+
+
+def _train_policy(words: list[str]) -> int:
+    from policies.train import TrainConfig
+
+    config = tyro.cli(TrainConfig, prog="embodied train policy", args=words)
+    from policies.train import train
+
+    train(config)
+    return DONE
+
+
+def _train_planner(words: list[str]) -> int:
+    from embodied.planner.config import TrainPlannerConfig
+
+    config = tyro.cli(TrainPlannerConfig, prog="embodied train planner", args=words)
+    from embodied.planner.train import train
+
+    print(f"model: {train(config)}")
+    return DONE
+
+
+_COMMANDS: dict[type, Callable[[Any], int]] = {
+    Run: _run, PlanImage: _plan, Evaluate: _evaluate, Train: _train, SceneCommand: _scene, Collect: _collect,
+}  # fmt: skip
+_EVALUATIONS: dict[str, Callable[[Evaluate, str, Console], Report]] = {
+    "policy": _evaluate_policy, "planner": _evaluate_planner, "agent": _evaluate_agent,
+}  # fmt: skip
+_TRAINERS: dict[str, Callable[[list[str]], int]] = {"policy": _train_policy, "planner": _train_planner}

@@ -1,0 +1,324 @@
+"""Carries a plan out on a robot: ground, move, check, retry, next step.
+
+The whole plan is grounded before the first motion, so that what cannot be reached is said and not tried. Between steps
+the arm goes home along a smooth path, still holding what it holds; that clears the camera's view. A pick that closed on
+nothing is tried again with a fresh picture, in which the planner is asked to point at the object again.
+
+    picture -> [ground -> policy -> feel -> (retry: home, picture, point again)] per call -> home
+
+What this does not protect against: see ``embodied.verify``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embodied.grounding import GroundedCall, Grounder, Ledger
+from embodied.plan import Home, Pick, Place, Plan, Point, Push, Reach, SkillCall
+from embodied.planners import Planner
+from embodied.verify import felt, is_holding
+from hardware.camera_model import Frame
+from hardware.errors import EmbodiedError, PlanError, UnreachableError
+from hardware.kinematics import forward, inverse_any_pitch
+from hardware.robot import Robot
+from policies.goal import Goal, Skill
+from policies.runtime import SkillResult, Step
+
+Float = NDArray[np.float64]
+StepStatus = Literal["done", "failed", "interrupted"]
+
+
+class SkillRunner(Protocol):
+    """Carries one goal out; ``policies.runtime.PolicyRuntime`` is the usual one."""
+
+    def run(
+        self,
+        robot: Robot,
+        goal: Goal,
+        *,
+        timeout_s: float | None = None,
+        on_step: Callable[[Step], bool | None] | None = None,
+    ) -> SkillResult:
+        """See ``policies.runtime.PolicyRuntime.run``."""
+        ...
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something worth telling: the kinds and their data are listed in ``Executor``."""
+
+    kind: str
+    data: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """How one call of the plan went."""
+
+    index: int
+    call: SkillCall
+    goal: Goal | None
+    status: StepStatus
+    attempts: int
+    steps: int  # control steps, all attempts together
+    reason: str  # the runtime's word: done, timeout, fault, interrupted
+    why: str = ""  # one sentence when it failed
+
+
+@dataclass(frozen=True)
+class ExecutorOptions:
+    """How persistent the executor is."""
+
+    retries: int = 2
+    """So many times a failed step is tried again."""
+    home_between: bool = True
+    """Go home between steps; else only before pictures and at the end."""
+    repoint: bool = False
+    """Take a new picture before every step and let the planner point again, instead of keeping books of what moved."""
+    max_joint_speed: float = 1.6
+    """Fastest joint during the executor's own motions, rad/s."""
+
+
+@dataclass(frozen=True)
+class Execution:
+    """What was done with a plan."""
+
+    records: tuple[StepRecord, ...]
+    completed: bool  # every step reported done and felt right
+    why: str = ""
+    interrupted: bool = False
+
+
+class Executor:
+    """Runs plans on one robot.
+
+    Events: ``check`` {plan}, ``step`` {index, total, call, goal, attempt}, ``progress`` {index, steps, done}, ``retry``
+    {index, why}, ``step_end`` {record}, ``home`` {}.
+    """
+
+    def __init__(
+        self,
+        robot: Robot,
+        runner: SkillRunner,
+        *,
+        planner: Planner | None = None,
+        camera: str = "front",
+        options: ExecutorOptions = ExecutorOptions(),
+        on_event: Callable[[Event], None] | None = None,
+        should_stop: Callable[[], bool] | None = None,
+    ) -> None:
+        """``planner`` is asked to point again on retries; without it the old point is used once more."""
+        self.robot = robot
+        self.runner = runner
+        self.planner = planner
+        self.camera = camera
+        self.options = options
+        self._tell = on_event if on_event is not None else (lambda event: None)
+        self._should_stop = should_stop if should_stop is not None else (lambda: False)
+
+    def look(self) -> Frame:
+        """A picture of the table with the arm out of the way."""
+        self.go_home()
+        return self.robot.observe((self.camera,)).frames[self.camera]
+
+    def run(self, plan: Plan, frame: Frame) -> Execution:
+        """Carry ``plan`` out, whose points were seen in ``frame``.
+
+        Raises ``UnreachableError`` or ``PlanError`` before anything moves when the plan cannot be carried out.
+        """
+        grounder = Grounder(frame.model, self.robot.spec)
+        ledger = Ledger()
+        grounder.check(plan, ledger)
+        loads = grounder.loads(plan)
+        records: list[StepRecord] = []
+        self._tell(Event("check", {"plan": plan}))
+        for index, call in enumerate(plan.calls):
+            if self._should_stop():
+                return Execution(tuple(records), False, "stopped by the user", interrupted=True)
+            if isinstance(call, Home):
+                self.go_home()
+                records.append(StepRecord(index, call, None, "done", 1, 0, "done"))
+                self._tell(Event("step_end", {"record": records[-1], "total": len(plan.calls)}))
+                continue
+            try:
+                if self.options.repoint and index > 0:
+                    call = self._point_again(call, ledger)
+                grounded = grounder.ground(call, ledger, loads)
+            except EmbodiedError as error:
+                return Execution(tuple(records), False, str(error))
+            record, grounded = self._step(index, len(plan.calls), grounded, grounder, ledger, loads)
+            records.append(record)
+            self._tell(Event("step_end", {"record": record, "total": len(plan.calls)}))
+            if record.status != "done":
+                self._retreat_safely()
+                return Execution(tuple(records), False, record.why, interrupted=record.status == "interrupted")
+            ledger = grounder.after(grounded, ledger)
+            last = index == len(plan.calls) - 1
+            if not (last and isinstance(call, Reach)) and (self.options.home_between or last):
+                self.go_home()
+        return Execution(tuple(records), True)
+
+    def go_home(self) -> None:
+        """Lift the tool clear of the objects, then fold back, keeping the gripper as it is when it holds something."""
+        before = self.robot.observe()
+        home = self.robot.spec.home.copy()
+        if is_holding(before):
+            home[5] = before.command[5]
+        if float(np.abs(before.q[:5] - home[:5]).max()) < 0.02 and abs(float(before.q[5] - home[5])) < 0.05:
+            return
+        self._tell(Event("home"))
+        self._lift(before.command)
+        self._move(home)
+
+    def _lift(self, command: Float) -> None:
+        """Straight up to a height at which nothing stands in the way."""
+        tool = forward(self.robot.spec, command)[:3, 3]
+        for height in (0.14, 0.11, 0.08):
+            if tool[2] >= height - 0.01:
+                return
+            try:
+                arm, _ = inverse_any_pitch(self.robot.spec, (tool[0], tool[1], height), float(command[4]), near=command)
+            except UnreachableError:
+                continue
+            self._move(np.array([*arm, command[5]]))
+            return
+
+    def _move(self, target: Float) -> None:
+        """From where the arm was last sent to ``target`` (6,) along a minimum-jerk profile."""
+        start = self.robot.observe().command
+        # The peak speed of a minimum-jerk profile is 15/8 of its mean.
+        duration = 1.875 * float(np.abs(target[:5] - start[:5]).max()) / self.options.max_joint_speed
+        count = max(int(np.ceil(max(duration, 0.3) * self.robot.control_hz)), 1)
+        for k in range(1, count + 1):
+            s = k / count
+            blend = s**3 * (10.0 - 15.0 * s + 6.0 * s * s)
+            self.robot.act(start + blend * (target - start))
+        for _ in range(3):  # let the servos arrive
+            self.robot.act(target)
+
+    def _retreat_safely(self) -> None:
+        """After a failure: let go of nothing, get out of the way if the safety core still lets us."""
+        try:
+            self.go_home()
+        except EmbodiedError:
+            return
+
+    def _step(
+        self, index: int, total: int, grounded: GroundedCall, grounder: Grounder, ledger: Ledger, loads: Any
+    ) -> tuple[StepRecord, GroundedCall]:
+        """One call with its retries; also the call as it was finally grounded."""
+        call, steps, why = grounded.call, 0, ""
+        result = SkillResult(False, 0, "timeout")
+        attempt = 0
+        for attempt in range(1, self.options.retries + 2):
+            assert_goal = grounded.goal
+            if assert_goal is None:
+                raise PlanError(f"the step {call.skill!r} has no goal")
+            self._tell(Event("step", {"index": index, "total": total, "call": call, "grounded": grounded,
+                                      "attempt": attempt}))  # fmt: skip
+            result = self.runner.run(self.robot, assert_goal, on_step=self._watch(index, steps))
+            steps += result.steps
+            if result.reason == "interrupted":
+                return StepRecord(index, call, assert_goal, "interrupted", attempt, steps, result.reason,
+                                  "stopped by the user"), grounded  # fmt: skip
+            verdict = felt(call, self.robot.observe())
+            if verdict.ok or (verdict.ok is None and result.done):
+                return StepRecord(index, call, assert_goal, "done", attempt, steps, result.reason), grounded
+            why = verdict.why or result.detail or f"the {call.skill} did not finish in time"
+            if attempt > self.options.retries or result.reason == "fault" or not self._may_retry(call):
+                break
+            self._tell(Event("retry", {"index": index, "why": why, "attempt": attempt}))
+            self.go_home()
+            grounded = self._ground_again(call, grounded, grounder, ledger, loads)
+        return StepRecord(index, call, grounded.goal, "failed", attempt, steps, result.reason, why), grounded
+
+    def _may_retry(self, call: SkillCall) -> bool:
+        """A place cannot be tried again with an empty hand."""
+        return not isinstance(call, Place) or is_holding(self.robot.observe())
+
+    def _watch(self, index: int, before: int) -> Callable[[Step], bool | None]:
+        def on_step(step: Step) -> bool | None:
+            self._tell(Event("progress", {"index": index, "steps": before + step.index + 1, "done": step.done}))
+            return False if self._should_stop() else None
+
+        return on_step
+
+    def _ground_again(
+        self, call: SkillCall, old: GroundedCall, grounder: Grounder, ledger: Ledger, loads: Any
+    ) -> GroundedCall:
+        """The same call with the point where the planner sees the object now; the old one when it cannot tell."""
+        if self.planner is None or isinstance(call, Place):
+            return old
+        try:
+            return replace_call(self._point_again(call, ledger), grounder, loads)
+        except EmbodiedError:
+            return old
+
+    def _point_again(self, call: SkillCall, ledger: Ledger) -> SkillCall:
+        """Ask the planner for a single step about the object in a new picture. Raises ``PlanError`` without an answer."""
+        if self.planner is None:
+            return call
+        words = canonical_words(call, ledger.held.name if ledger.held else "")
+        if not words:
+            return call
+        plan = self.planner.plan(words, self.look())
+        for answer in plan.calls:
+            if answer.skill == call.skill and getattr(answer, "object", None) == getattr(call, "object", ""):
+                update: dict[str, Point | None] = {"point": answer.point}  # type: ignore[union-attr]
+                if isinstance(answer, Place):
+                    update["top"] = answer.top
+                return call.model_copy(update=update)
+        raise PlanError(f"asked to {words}, the planner does not see the {getattr(call, 'object', 'object')} any more")
+
+
+def replace_call(call: SkillCall, grounder: Grounder, loads: Any) -> GroundedCall:
+    """Ground a call whose point is fresh, so that nothing in the books applies to it."""
+    return grounder.ground(call, Ledger(), loads)
+
+
+def canonical_words(call: SkillCall, held: str = "") -> str:
+    """The plainest sentence that asks for one call; empty when there is none."""
+    match call:
+        case Pick():
+            return f"pick up the {call.object}"
+        case Push():
+            toward = {"front": "to the front", "behind": "to the back"}.get(call.direction, f"to the {call.direction}")
+            return f"push the {call.object} {toward}"
+        case Place() if held:
+            where = {"left": "to the left of", "right": "to the right of", "front": "in front of"}
+            return f"put the {held} {where.get(call.relation, call.relation)} the {call.object}"
+        case _ if call.skill in ("open", "close", "press"):
+            return f"{call.skill} the {getattr(call, 'object', '')}"
+        case _:
+            return ""
+
+
+#: How a skill is told while it runs.
+GERUNDS: dict[Skill, str] = {
+    "reach": "reaching for", "pick": "picking up", "place": "putting it down beside", "bowl": "putting it in",
+    "stack": "putting it on", "push": "pushing", "open": "opening", "close": "closing", "press": "pressing",
+}  # fmt: skip
+
+
+def describe(call: SkillCall) -> str:
+    """One short line for people: ``pick the red cube``."""
+    match call:
+        case Place():
+            where = {"left": "to the left of", "right": "to the right of", "front": "in front of"}
+            return f"place it {where.get(call.relation, call.relation)} the {call.object}"
+        case Push():
+            toward = {"front": "towards the viewer", "behind": "away from the viewer"}
+            return f"push the {call.object} {toward.get(call.direction, 'to the ' + call.direction)}"
+        case Home():
+            return "go home"
+        case _ if call.skill == "ask":
+            return f"ask: {getattr(call, 'question', '')}"
+        case _ if call.skill == "refuse":
+            return f"refuse: {getattr(call, 'text', '')}"
+        case _:
+            return f"{call.skill} the {getattr(call, 'object', '')}"

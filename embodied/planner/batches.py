@@ -1,0 +1,223 @@
+"""Training batches: one picture, several instructions packed behind it, and what the auxiliary losses need.
+
+    tokens   <vision> p0 … p191 </vision> | instruction 1 <start> plan 1 <end> | instruction 2 <start> plan 2 <end> | …
+    may see  the picture's tokens and the earlier tokens of the same segment
+
+Everything an auxiliary loss is told (which patches show which object) comes from the scene file; the saved model has
+none of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embodied.language import Example, examples
+from embodied.plan import Place
+from embodied.planner.picture import COLS, HEIGHT, PATCH, ROWS, VISUAL_TOKENS, WIDTH
+from embodied.planner.plan_text import STEP, plan_to_text
+from embodied.planner.tokenizer import END, START
+from hardware.camera_model import CameraModel
+from hardware.errors import SceneError
+from sim.rendering import camera_model
+from sim.scene import COLORS, KINDS, ObjectSpec, Scene
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+TEXT = 190  # text tokens behind a picture
+WATCHED = 72  # attention targets a picture
+IGNORE = -100
+NO_KIND, NO_COLOR = len(KINDS), len(COLORS)
+LOOK_FOR_MENTION, LOOK_FOR_POINT = 2, 3  # layers whose first head is shown where to look
+
+Batch = dict[str, NDArray[Any]]
+
+
+def front_camera(scene: Scene) -> CameraModel:
+    """The first fixed camera of a scene at the model's picture size."""
+    spec = next(c for c in scene.cameras if c.mount == "fixed")
+    return camera_model(spec, np.eye(4), (WIDTH, HEIGHT))
+
+
+def foot_of(spec: ObjectSpec) -> NDArray[np.float64]:
+    """Where plans point: an object's foot; a drawer's handle's foot."""
+    from embodied.language.view import handle_foot
+
+    if spec.kind == "drawer":
+        return np.array([*handle_foot(spec), 0.0])
+    return np.array([*spec.position, spec.z])
+
+
+@dataclass(frozen=True)
+class PatchLabels:
+    """What the patches of a picture show."""
+
+    kind: NDArray[np.int64]  # (192,) index into KINDS, NO_KIND for none
+    color: NDArray[np.int64]  # (192,)
+    foot: NDArray[np.float32]  # (192, 2) the object's foot in number bins, NaN for none
+    of_object: NDArray[np.bool_]  # (objects, 192)
+    feet: NDArray[np.float64]  # (objects, 2) normalised
+
+
+def label_patches(scene: Scene, camera: CameraModel) -> PatchLabels:
+    """Assign patches to objects by projected discs; the nearer and smaller object wins. Occlusion is ignored."""
+    centres = (np.stack(np.meshgrid(np.arange(COLS), np.arange(ROWS)), -1).reshape(-1, 2) + 0.5) * PATCH
+    kind = np.full(VISUAL_TOKENS, NO_KIND)
+    color = np.full(VISUAL_TOKENS, NO_COLOR)
+    foot = np.full((VISUAL_TOKENS, 2), np.nan, np.float32)
+    count = len(scene.objects)
+    owner = np.full(VISUAL_TOKENS, -1)
+    best = np.full(VISUAL_TOKENS, np.inf)
+    feet = np.zeros((count, 2))
+    right = camera.T_base_camera[:3, 0]
+    for index, spec in enumerate(scene.objects):
+        feet[index] = camera.project(foot_of(spec)) / (WIDTH, HEIGHT)
+        middle = np.array([*spec.position, spec.z + 0.5 * spec.height_m])
+        uv = camera.project(middle)
+        radius = float(np.linalg.norm(camera.project(middle + right * spec.size_m / 2) - uv))
+        distance = np.linalg.norm(centres - uv, axis=1)
+        score = distance / max(radius, 1.0) + 0.02 * radius
+        mine = (distance < max(radius, PATCH * 0.72)) & (score < best)
+        owner[mine], best[mine] = index, score[mine]
+    of_object = owner[None] == np.arange(count)[:, None]
+    for index, spec in enumerate(scene.objects):
+        mine = of_object[index]
+        kind[mine], color[mine] = KINDS.index(spec.kind), COLORS.index(spec.color)
+        foot[mine] = feet[index] * (1000 / STEP)
+    return PatchLabels(kind, color, foot, of_object, feet)
+
+
+class Packer:
+    """Turns a scene and its picture into one row of a batch."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+        self._fast = tokenizer.backend_tokenizer
+        convert = tokenizer.convert_tokens_to_ids
+        self._start, self._end, self._pad = (int(convert(t)) for t in (START, END, tokenizer.pad_token))
+        self._object_points = {int(convert('","point_2d":[')), int(convert('],"top_2d":['))}
+        self._comma = self._fast.encode(",").ids[0]
+        self._before_label = {
+            int(convert(t)) for t in ('","object":"', *(f'{{"skill":"{s}","object":"' for s in _DIRECT))
+        }
+
+    def row(self, scene: Scene, rng: np.random.Generator, *, tries: int = 9) -> Batch | None:
+        """Pack up to ``TEXT`` tokens of new instructions; None when nothing can be said of the scene."""
+        camera = front_camera(scene)
+        labels = label_patches(scene, camera)
+        out: Batch = {
+            "ids": np.full(TEXT, self._pad),
+            "segment": np.full(TEXT, -1),
+            "position": np.zeros(TEXT, np.int64),
+            "target": np.full(TEXT, IGNORE),
+            "watch_at": np.zeros(WATCHED, np.int64),
+            "watch_layer": np.zeros(WATCHED, np.int64),  # 0 for none
+            "watch_where": np.zeros((WATCHED, VISUAL_TOKENS), np.float32),
+            "kind": labels.kind,
+            "color": labels.color,
+            "foot": labels.foot,
+        }
+        try:
+            found = examples(scene, camera, rng, tries)
+        except SceneError:
+            return None
+        at, watched = 0, 0
+        names = {spec.name: i for i, spec in enumerate(scene.objects)}
+        for number, example in enumerate(found, 1):
+            said = self._fast.encode(example.instruction, add_special_tokens=False)
+            answer = self._fast.encode(plan_to_text(example.plan), add_special_tokens=False).ids
+            ids = [*said.ids, self._start, *answer, self._end]
+            if at + len(ids) > TEXT:
+                continue
+            here = slice(at, at + len(ids))
+            out["ids"][here], out["segment"][here] = ids, number
+            out["position"][here] = np.arange(len(ids))
+            begin = at + len(said.ids)
+            out["target"][begin : at + len(ids) - 1] = ids[len(said.ids) + 1 :]
+            looks = [*self._mentions(example, said.offsets, names), *self._points(example, answer, labels, len(said.ids) + 1)]
+            for offset, layer, objects in looks[: WATCHED - watched]:
+                where = labels.of_object[objects].any(0).astype(np.float32)
+                if where.any():
+                    out["watch_at"][watched], out["watch_layer"][watched] = at + offset, layer
+                    out["watch_where"][watched] = where / where.sum()
+                    watched += 1
+            at += len(ids)
+        return out if at else None
+
+    @staticmethod
+    def _mentions(
+        example: Example, offsets: list[tuple[int, int]], names: dict[str, int]
+    ) -> Iterator[tuple[int, int, list[int]]]:
+        for mention in example.mentions:
+            inside = [i for i, (a, b) in enumerate(offsets) if a < mention.char_end and b > mention.char_start]
+            if inside and mention.objects:
+                yield inside[-1], LOOK_FOR_MENTION, [names[n] for n in mention.objects]
+
+    def _points(
+        self, example: Example, answer: list[int], labels: PatchLabels, offset: int
+    ) -> Iterator[tuple[int, int, list[int]]]:
+        """Positions that predict a label, an x or a y, with the object they are about, in the order of the plan."""
+        about = []
+        for call in example.plan.calls:
+            point = getattr(call, "point", None)
+            if point is not None:
+                nearest = int(np.argmin(((labels.feet - point) ** 2).sum(1)))
+                about.append((nearest, isinstance(call, Place) and call.top is not None))
+        call_index, in_point = -1, False
+        points_seen = 0
+        expected = [nearest for nearest, top in about for _ in range(2 if top else 1)]
+        for i, token in enumerate(answer):
+            if token in self._before_label and call_index + 1 < len(about):
+                call_index += 1
+                yield offset + i, LOOK_FOR_POINT, [about[call_index][0]]
+            elif token in self._object_points and points_seen < len(expected):
+                in_point = True
+                points_seen += 1
+                yield offset + i, LOOK_FOR_POINT, [expected[points_seen - 1]]
+            elif token == self._comma and in_point:
+                in_point = False
+                yield offset + i, LOOK_FOR_POINT, [expected[points_seen - 1]]
+
+
+_DIRECT = ("reach", "pick", "open", "close", "press")
+
+
+def augment(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Small changes of exposure, white balance and noise, so that no exact pixel value matters."""
+    gain = rng.normal(1.0, 0.06) * rng.normal(1.0, 0.025, 3)
+    out = image.astype(np.float32) * gain + rng.normal(0.0, 4.0)
+    if rng.random() < 0.5:
+        out += rng.normal(0.0, rng.uniform(1.0, 5.0), image.shape).astype(np.float32)
+    return np.clip(out, 0, 255).astype(np.uint8)
+
+
+def batches(
+    folder: Path, tokenizer: PreTrainedTokenizerFast, *, size: int, seed: int, start: int = 0
+) -> Iterator[Batch]:
+    """Endless batches from the shards in ``folder``, which may grow while this runs. ``start`` skips that many."""
+    from embodied.planner.rendering import shards
+
+    packer = Packer(tokenizer)
+    cache: dict[Path, tuple[list[Scene], NDArray[np.uint8]]] = {}
+    number = start
+    while True:
+        rng = np.random.default_rng([seed, number])
+        known = shards(folder)
+        rows: list[Batch] = []
+        while len(rows) < size:
+            shard = known[int(rng.integers(len(known)))]
+            if shard.path not in cache:
+                cache[shard.path] = (shard.scenes(), shard.images())
+            scenes, images = cache[shard.path]
+            index = int(rng.integers(len(scenes)))
+            row = packer.row(scenes[index], rng)
+            if row is not None:
+                row["image"] = augment(images[index], rng)
+                rows.append(row)
+        yield {key: np.stack([row[key] for row in rows]) for key in rows[0]}
+        number += 1
