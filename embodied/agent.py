@@ -51,7 +51,7 @@ class Agent:
         policy: Policy,
         *,
         world: World | None = None,
-        options: ExecutorOptions = ExecutorOptions(),
+        options: ExecutorOptions | None = None,
         scene_name: str = "",
         seed: int = 0,
         camera: str = "front",
@@ -60,7 +60,7 @@ class Agent:
         self.planner = planner
         self.policy = policy
         self.world = world
-        self.options = options
+        self.options = options if options is not None else ExecutorOptions()
         self.scene_name = scene_name
         self.seed = seed
         self.camera = camera
@@ -75,7 +75,7 @@ class Agent:
         policy: Policy | Path | str | None = None,
         seed: int = 0,
         gui: bool = False,
-        options: ExecutorOptions = ExecutorOptions(),
+        options: ExecutorOptions | None = None,
     ) -> Agent:
         """An agent in a new simulation.
 
@@ -354,7 +354,8 @@ def _spoken(speech: Ask | Refuse) -> tuple[Outcome, str]:
     thing = f"the {speech.object}" if speech.object else "that"
     reasons = {
         "absent": f"I do not see {thing if speech.object else 'what you name'} on the table",
-        "unclear": "I do not understand what to do; say it in plain English, for example: put the red cube in the blue bowl",
+        "unclear": "I do not understand what to do; say it in plain English, for example: "
+        "put the red cube in the blue bowl",
         "unsafe": f"I will not do that{f' with {thing}' if speech.object else ''}: it is not safe",
         "impossible": f"{thing if speech.object else 'what you ask'} cannot be used that way",
         "out_of_reach": f"{thing} is out of reach",

@@ -1,8 +1,8 @@
 """The command line: typed options, rich output, and one sentence instead of a traceback.
 
 Exit status: 0 done (``run``: the task succeeded), 1 the task failed or was refused, 2 the command could not begin (bad
-input, missing weights, a folder that cannot be written), 130 stopped with Ctrl-C. With ``--json`` people's output goes to
-stderr and the last line of stdout is one JSON object.
+input, missing weights, a folder that cannot be written), 130 stopped with Ctrl-C. With ``--json`` people's output goes
+to stderr and the last line of stdout is one JSON object.
 
 Heavy libraries are imported inside the commands, so that ``embodied --help`` answers at once.
 """
@@ -41,7 +41,7 @@ class Run:
     scene: str = "0"
     """A scene file (JSON), or a number: the seed of a random scene."""
     planner: str = "local"
-    """local (the shipped model), scripted (reads the true scene; for demonstrations), or the folder of a trained one."""
+    """local (the shipped model), scripted (reads the true scene; for demonstrations), or a trained one's folder."""
     policy: str = ""
     """Folder of a trained policy, or scripted (the experts); the shipped weights when left out."""
     video: Path | None = None
@@ -134,7 +134,7 @@ class Collect:
 
 @dataclass(frozen=True)
 class Train:
-    """Train a policy or a planner; `embodied train policy --help` and `embodied train planner --help` list the options."""
+    """Train a policy or a planner: `embodied train policy --help`, `embodied train planner --help`."""
 
     what: Positional[Literal["policy", "planner"]]
     """What to train."""

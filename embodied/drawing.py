@@ -19,7 +19,8 @@ Picture = NDArray[np.uint8]  # (H, W, 3)
 
 #: One colour per step, told apart also by people who do not see all colours.
 PALETTE: tuple[tuple[int, int, int], ...] = (
-    (230, 60, 50), (40, 110, 220), (240, 160, 20), (30, 150, 90), (150, 70, 200), (20, 160, 190), (220, 80, 150), (120, 90, 60),
+    (230, 60, 50), (40, 110, 220), (240, 160, 20), (30, 150, 90), (150, 70, 200), (20, 160, 190),
+    (220, 80, 150), (120, 90, 60),
 )  # fmt: skip
 _INK, _PAPER, _QUIET, _BAR = (24, 28, 36), (255, 255, 255), (168, 176, 190), (70, 190, 130)
 _BAR_HEIGHT = 48

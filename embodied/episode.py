@@ -18,8 +18,8 @@ from embodied.plan import Plan
 from embodied.referee import Judgement
 from hardware.errors import EmbodiedError
 
-#: ``succeeded``/``failed``: the arm moved and the referee judged. ``refused``/``asked``: nothing moved, and ``sentence``
-#: says why. ``interrupted``: the user stopped it.
+#: ``succeeded``/``failed``: the arm moved and the referee judged. ``refused``/``asked``: nothing moved, and
+#: ``sentence`` says why. ``interrupted``: the user stopped it.
 Outcome = Literal["succeeded", "failed", "refused", "asked", "interrupted"]
 
 

@@ -7,8 +7,8 @@
               paraphrase   sentence patterns and verbs that training never saw
               novel        objects of colour and kind pairs that training never saw
 
-Episode ``k`` of seed ``s`` draws everything from ``default_rng([s, k])``, so a suite is the same on every machine and any
-episode can be repeated alone. The seeds of training and evaluation never meet: ``FIRST`` is added to the seed.
+Episode ``k`` of seed ``s`` draws everything from ``default_rng([FIRST + s, k])``, so a suite is the same on every machine
+and any episode can be repeated alone. The seeds of training and evaluation never meet, because training's are smaller.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from embodied.agent import Agent
     from embodied.language.view import View
     from embodied.planners import Planner
-    from sim.scene import Scene
+    from sim.scene import Kind, Scene
     from sim.world import World
 
 #: Evaluation seeds start here; training uses smaller ones.
@@ -46,7 +46,7 @@ PLANNER_SUITES: tuple[str, ...] = ("seen", "paraphrase", "novel")
 ORDER_FREE = ("group", "sort", "clear")
 #: A plan's point counts as right within this distance (m) on the table.
 POINT_M = 0.02
-_NEEDED: dict[str, tuple[str, ...]] = {
+_NEEDED: dict[str, tuple[Kind, ...]] = {
     "pick": ("cube",), "put_in": ("cube", "bowl"), "put_on": ("cube", "cube"), "relation": ("cube", "cylinder"),
     "reach": ("ball",), "push": ("cube",), "open": ("drawer",), "close": ("drawer",), "press": ("button",),
     "chain": ("cube", "bowl", "cylinder"), "group": ("cube", "cube", "tray"), "clear": ("cube", "ball", "tray"),
@@ -145,7 +145,7 @@ def agent_questions(suite: str, episodes: int, seed: int) -> Iterator[Question]:
 def evaluate_agent(
     agent: Agent, suite: str, episodes: int, seed: int, *, on_episode: Watcher | None = None, out: str | None = None
 ) -> Report:
-    """Success of planner, policy and executor together, judged on the true scene. ``out`` keeps every episode's folder."""
+    """Success of planner, policy and executor together, judged on the true scene; ``out`` keeps the episodes' folders."""
     tally, started = _Tally(), time.perf_counter()
     understood = planning_s = 0.0
     for asked in agent_questions(suite, episodes, seed):

@@ -216,19 +216,19 @@ class Executor:
         result = SkillResult(False, 0, "timeout")
         attempt = 0
         for attempt in range(1, self.options.retries + 2):
-            assert_goal = grounded.goal
-            if assert_goal is None:
+            goal = grounded.goal
+            if goal is None:
                 raise PlanError(f"the step {call.skill!r} has no goal")
             self._tell(Event("step", {"index": index, "total": total, "call": call, "grounded": grounded,
                                       "attempt": attempt}))  # fmt: skip
-            result = self.runner.run(self.robot, assert_goal, on_step=self._watch(index, steps))
+            result = self.runner.run(self.robot, goal, on_step=self._watch(index, steps))
             steps += result.steps
             if result.reason == "interrupted":
-                return StepRecord(index, call, assert_goal, "interrupted", attempt, steps, result.reason,
+                return StepRecord(index, call, goal, "interrupted", attempt, steps, result.reason,
                                   "stopped by the user"), grounded  # fmt: skip
             verdict = felt(call, self.robot.observe())
             if verdict.ok or (verdict.ok is None and result.done):
-                return StepRecord(index, call, assert_goal, "done", attempt, steps, result.reason), grounded
+                return StepRecord(index, call, goal, "done", attempt, steps, result.reason), grounded
             why = verdict.why or result.detail or f"the {call.skill} did not finish in time"
             if attempt > self.options.retries or result.reason == "fault" or not self._may_retry(call):
                 break
@@ -260,7 +260,7 @@ class Executor:
             return old
 
     def _point_again(self, call: SkillCall, ledger: Ledger) -> SkillCall:
-        """Ask the planner for a single step about the object in a new picture. Raises ``PlanError`` without an answer."""
+        """Ask the planner for one step about the object in a new picture. Raises ``PlanError`` without an answer."""
         if self.planner is None:
             return call
         words = canonical_words(call, ledger.held.name if ledger.held else "")

@@ -37,9 +37,11 @@ BESIDE_M = 0.045
 DRAWER_TRAVEL_M = 0.05
 #: Height (m) of the tool over the surface at the lowest moment of a skill: what must be reachable.
 TOOL_HEIGHT_M: dict[Skill, float] = {
-    "reach": 0.06, "pick": 0.015, "place": 0.02, "bowl": 0.06, "stack": 0.02, "push": 0.015, "open": 0.03, "close": 0.03,
-    "press": 0.03,
+    "reach": 0.06, "pick": 0.015, "place": 0.02, "bowl": 0.06, "stack": 0.02, "push": 0.015, "open": 0.03,
+    "close": 0.03, "press": 0.03,
 }  # fmt: skip
+#: The tool may lean so far inwards and outwards from straight down; further out it would push rather than grasp.
+TILTS_RAD = (-0.3, 0.3)
 #: Two calls mean the same object when they name it alike and their points are closer than this (m on the table).
 SAME_SPOT_M = 0.02
 #: Heights (m) that a foot-and-top pair may give; outside, the top was misplaced and the kind's usual height is used.
@@ -139,7 +141,7 @@ def picture_direction(model: CameraModel, direction: Direction) -> Float:
 def reachable(spec: ArmSpec, spot: Float, tool_height_m: float) -> bool:
     """Whether the tool can be put over ``spot`` (3,), steeply enough to work."""
     try:
-        inverse_any_pitch(spec, (spot[0], spot[1], spot[2] + tool_height_m), tilt_limits_rad=(-0.3, 0.9))
+        inverse_any_pitch(spec, (spot[0], spot[1], spot[2] + tool_height_m), tilt_limits_rad=TILTS_RAD)
     except UnreachableError:
         return False
     return True
@@ -216,11 +218,11 @@ class Grounder:
                 held = Moved(call.object, seen_at[:2] if entry is None else entry.seen_at, goal.point, height)
                 return replace(ledger, held=held)
             case Place():
-                into = ()
+                into: tuple[tuple[float, float], ...] = ()
                 if goal.skill == "bowl":
                     into = (_key(self.foot(call.object, call.point, ledger)),)
-                if ledger.held is None:  # a lone place: the hand was full before the plan began
-                    return replace(ledger, dropped_in=(*ledger.dropped_in, *into))
+                if ledger.held is None:
+                    raise PlanError("nothing was held that could have been put down")
                 moved = replace(ledger.held, now=goal.point)
                 return replace(ledger.with_moved(moved), held=None, dropped_in=(*ledger.dropped_in, *into))
             case Push() | Open() | Close():
@@ -256,33 +258,34 @@ class Grounder:
 
     def _place(self, call: Place, ledger: Ledger, loads: Counter[tuple[float, float]]) -> GroundedCall:
         foot = self.foot(call.object, call.point, ledger)
-        held = f"the {ledger.held.name}" if ledger.held is not None else "what is held"
+        if ledger.held is None:
+            raise PlanError(
+                f"the plan puts something {call.relation} the {call.object} while the gripper holds nothing"
+            )
+        held = f"the {ledger.held.name}"
         if kind_of(call.object) == "drawer" and call.relation in ("in", "on"):
             raise PlanError("putting things into a drawer is not something this arm can do yet")
         if _into(call):
             spot = foot + self._share(foot, ledger, loads)
             self._insist("bowl", spot, call.object)
             return self._done(call, "bowl", spot, spot, {call.object: spot})
-        if call.relation in ("in", "on"):
+        if call.relation == "in" or call.relation == "on":  # spelt out: mypy narrows Literals this way
             height = self._height(call, ledger)
             spot = foot + np.array([0.0, 0.0, height])
             self._insist("stack", spot, call.object)
             return self._done(call, "stack", spot, spot, {call.object: spot})
-        spot = self._beside(call, foot, ledger)
-        if spot is None:
-            where = "in front of" if call.relation == "front" else call.relation
-            where = f"to the {where} of" if call.relation in ("left", "right") else where
+        beside = self._beside(call.object, call.relation, foot, ledger)
+        if beside is None:
+            where = {"front": "in front of", "behind": "behind"}.get(call.relation, f"to the {call.relation} of")
             raise UnreachableError(f"{held} cannot be put {where} the {call.object}: no free spot there is in reach")
-        return self._done(call, "place", spot, spot, {call.object: foot, "to": spot})
+        return self._done(call, "place", beside, beside, {call.object: foot, "to": beside})
 
-    def _beside(self, call: Place, foot: Float, ledger: Ledger) -> Float | None:
+    def _beside(self, name: str, direction: Direction, foot: Float, ledger: Ledger) -> Float | None:
         """The first spot beside the reference that is in reach: straight first, then aslant, then further away."""
-        if call.relation in ("in", "on"):
-            raise ValueError("in and on are not beside")
-        width, _ = usual_size(call.object)
-        heading = picture_direction(self.model, call.relation)
+        width, _ = usual_size(name)
+        heading = picture_direction(self.model, direction)
         across = np.array([-heading[1], heading[0]])
-        taken = [entry.now for entry in ledger.moved if entry.name != call.object]
+        taken = [entry.now for entry in ledger.moved if entry.name != name]
         for further in (0.0, 0.01, -0.008, 0.02):
             for aslant in (0.0, 0.015, -0.015, 0.03, -0.03):
                 offset = (0.5 * width + BESIDE_M + further) * heading + aslant * across
@@ -320,8 +323,8 @@ class Grounder:
         pan = self.spec.arm_origins[0].xyz
         away = math.hypot(spot[0] - pan[0], spot[1] - pan[1])
         raise UnreachableError(
-            f"the {name} is out of reach: it is {100 * away:.0f} cm from the arm's axis, and the arm works between about "
-            "7 and 30 cm; move it closer or choose another object"
+            f"the {name} is out of reach: it is {100 * away:.0f} cm from the arm's axis, and the arm works between "
+            "about 7 and 30 cm; move it closer or choose another object"
         )
 
 

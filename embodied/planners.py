@@ -49,10 +49,10 @@ def _from_folder(folder: Path | None) -> Planner:
         from embodied.planner.local import LocalPlanner
     except ModuleNotFoundError as error:
         raise CheckpointError(
-            f"the local planner cannot be loaded because the module {error.name} is missing; reinstall with `make setup`, "
-            "or use --planner scripted"
+            f"the local planner cannot be loaded because the module {error.name} is missing; reinstall "
+            "with `make setup`, or use --planner scripted"
         ) from error
-    planner: Planner = LocalPlanner(folder)
+    planner: Planner = LocalPlanner() if folder is None else LocalPlanner(folder)
     return planner
 
 
@@ -71,6 +71,6 @@ def make_planner(name: str, world: World | None = None) -> Planner:
     if folder.is_dir():
         return _from_folder(folder)
     raise CheckpointError(
-        f"there is no planner and no folder called {name!r}; the planners are {', '.join(PLANNERS)}, or give the folder "
-        "of one trained with `embodied train planner`"
+        f"there is no planner and no folder called {name!r}; the planners are {', '.join(PLANNERS)}, or give the "
+        "folder of one trained with `embodied train planner`"
     )

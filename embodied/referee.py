@@ -110,7 +110,7 @@ def conditions_of(plan: Plan, view: View) -> list[Condition]:
                 held = item
             case Place() if held is not None:
                 beside: Condition
-                if call.relation in ("in", "on"):
+                if call.relation == "in" or call.relation == "on":  # spelt out for mypy
                     into = item.kind in CONTAINERS
                     beside = In(held.name, item.name) if into else On(held.name, item.name)
                 else:

@@ -34,7 +34,8 @@ h2{font-size:13px;letter-spacing:.08em;text-transform:uppercase;color:var(--quie
 margin-left:8px}
 .sentence{color:var(--quiet);margin:0 0 22px;font-size:17px}
 .grid{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,430px),1fr));gap:18px}
-section{background:var(--paper);border:1px solid var(--line);border-radius:12px;padding:18px;margin-bottom:18px;min-width:0}
+section{background:var(--paper);border:1px solid var(--line);border-radius:12px;padding:18px;
+margin-bottom:18px;min-width:0}
 img,video{width:100%;border-radius:8px;display:block;background:#000}
 figure{margin:0}figcaption{font-size:14px;color:var(--quiet);margin-top:8px}
 .scroll{overflow-x:auto}table{border-collapse:collapse;width:100%;font-size:15px}
@@ -43,7 +44,8 @@ th,td{padding:8px 10px 8px 0;border-bottom:1px solid var(--line);vertical-align:
 tr:last-child td{border-bottom:0}.num{display:inline-block;width:24px;height:24px;line-height:24px;border-radius:50%;
 color:#fff;text-align:center;font-size:13px;font-weight:600}
 .ok{color:#1f9d63;font-weight:600}.no{color:#c8402f;font-weight:600}.mono{font-family:ui-monospace,Menlo,Consolas,monospace;
-font-size:13px}dl{display:grid;grid-template-columns:auto 1fr;gap:6px 18px;margin:0;font-size:15px}dt{color:var(--quiet)}
+font-size:13px}dl{display:grid;grid-template-columns:auto 1fr;gap:6px 18px;margin:0;font-size:15px}
+dt{color:var(--quiet)}
 dd{margin:0;overflow-wrap:anywhere}pre{overflow-x:auto;font-size:13px;margin:10px 0 0}summary{cursor:pointer}
 """
 
@@ -53,8 +55,8 @@ def report_html(episode: Episode, pictures: Mapping[str, bytes], video: Path | N
     color, word = _BADGE[episode.outcome]
     scripted = "".join(f'<span class="warn">scripted {escape(what)}</span>' for what in episode.scripted)
     figures = [
-        _picture(pictures.get("picture_plan.png"), "What the camera saw, with the plan's points. A cross marks the foot of "
-                 "the object that is meant; a ring the top of a support or a destination."),
+        _picture(pictures.get("picture_plan.png"), "What the camera saw, with the plan's points. A cross marks the foot "
+                 "of the object that is meant; a ring the top of a support or a destination."),
         _video(video),
         _picture(pictures.get("picture_end.png"), "The table after the episode."),
     ]  # fmt: skip
@@ -94,7 +96,7 @@ def _video(path: Path | None) -> str:
     source = _data_uri(path.read_bytes(), "video/mp4") if embed else escape(path.name)
     return (
         f'<figure><video controls muted autoplay loop playsinline src="{source}"></video>'
-        "<figcaption>The episode in the robot's own time, front camera with the wrist camera inset.</figcaption></figure>"
+        "<figcaption>The episode in the robot's own time, with the wrist camera's view inset.</figcaption></figure>"
     )
 
 

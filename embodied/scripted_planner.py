@@ -39,20 +39,57 @@ if TYPE_CHECKING:
 _COLORS: dict[str, Color] = {word: color for color, words in COLOR_WORDS.items() for word, _ in words}
 _NOUNS: dict[str, Kind] = {word: kind for kind, words in NOUNS.items() for word, _ in words}
 _PLURAL_NOUNS: dict[str, Kind] = {PLURALS.get(word, word + "s"): kind for word, kind in _NOUNS.items()}
-_EXTREMES: dict[str, tuple[int, int]] = {  # picture axis and sign: the item with the largest sign * coordinate
+#: Superlatives: picture axis (2: size) and sign; the item with the largest sign * value is meant.
+_EXTREMES: dict[str, tuple[int, int]] = {
     "leftmost": (0, -1), "left": (0, -1), "rightmost": (0, 1), "right": (0, 1), "nearest": (1, 1), "closest": (1, 1),
-    "front": (1, 1), "farthest": (1, -1), "furthest": (1, -1), "back": (1, -1),
+    "front": (1, 1), "farthest": (1, -1), "furthest": (1, -1), "back": (1, -1), "left hand": (0, -1),
+    "right hand": (0, 1), "biggest": (2, 1), "bigger": (2, 1), "largest": (2, 1), "larger": (2, 1), "smallest": (2, -1),
+    "smaller": (2, -1), "tiniest": (2, -1), "littlest": (2, -1),
 }  # fmt: skip
+#: The same, said after the noun.
+_TRAILING: tuple[tuple[str, tuple[int, int]], ...] = (
+    (r"on the left(?: side| hand side)?(?! of| side of| hand side of)", (0, -1)),
+    (r"on the right(?: side| hand side)?(?! of| side of| hand side of)", (0, 1)),
+    (r"(?:nearest|closest)(?: to)? (?:the camera|me|the viewer)|in the front|furthest forward", (1, 1)),
+    (r"(?:furthest|farthest)(?: away)? from (?:the camera|me|the viewer)|in the back|furthest back", (1, -1)),
+    (r"(?:nearest|closest)(?: to)? the (?:robot|arm)", (1, -1)),
+    (r"furthest (?:to the )?left|farthest left", (0, -1)),
+    (r"furthest (?:to the )?right|farthest right", (0, 1)),
+)
 _THINGS = ("thing", "things", "object", "objects", "item", "items", "one", "everything")
-_PICK = ("pick", "grab", "take", "lift", "grasp", "hold", "get", "raise", "grip", "fetch", "collect", "snatch")
-_PUT = (
-    "put", "place", "set", "lay", "drop", "move", "bring", "transfer", "stick", "pop", "stack", "position", "stand",
-    "carry", "deliver", "balance", "add", "return", "deposit", "throw", "insert",
+_RECEPTACLES = ("container", "containers")
+_PICK = (
+    "pick", "picked", "grab", "grabbed", "take", "lift", "lifted", "grasp", "grasped", "hold", "get", "raise", "raised",
+    "grip", "gripped", "fetch", "collect", "snatch",
 )  # fmt: skip
-_PUSH = ("push", "slide", "nudge", "shove", "shift", "move")
-_PRESS = ("press", "push", "hit", "tap", "click", "touch", "activate", "poke")
-_REACH = ("reach", "point", "hover", "touch", "find", "locate", "go", "show")
-_VERBS = {*_PICK, *_PUT, *_PUSH, *_PRESS, *_REACH, "open", "pull", "close", "shut", "clear", "sort"}
+_PUT = (
+    "put", "place", "placed", "set", "lay", "drop", "move", "moved", "bring", "transfer", "stick", "pop", "stack",
+    "stacked",
+    "position", "stand", "carry", "deliver", "balance", "add", "return", "deposit", "throw", "insert", "let", "fill",
+)  # fmt: skip
+_PUSH = (
+    "push", "pushed", "slide", "nudge", "nudged", "shove", "shift", "shifted", "move", "moved", "give", "make", "must",
+    "should", "has", "needs",
+)  # fmt: skip
+_PRESS = (
+    "press", "pressed", "push", "pushed", "hit", "tap", "click", "touch", "activate", "poke", "use", "operate",
+    "pressure",
+)  # fmt: skip
+_REACH = ("reach", "point", "hover", "find", "locate", "go", "show", "come", "wait", "stop", "stay")
+_OPEN = ("open", "opened", "pull", "slide")
+_CLOSE = ("close", "closed", "shut")
+_VERBS = {*_PICK, *_PUT, *_PUSH, *_PRESS, *_REACH, *_OPEN, *_CLOSE} - {"must", "should", "has", "needs"}
+#: Said before or after what is wanted; longest first.
+_POLITE = re.compile(
+    r"^(?:(?:please|kindly|now|just|okay|ok|hey|hi|hello|alright|robot|quickly|,|(?:could|can|would|will) you|"
+    r"go ahead and|"
+    r"(?:your (?:task|job) is|you (?:should|need)|try|it's time)(?: to)?|let's|to|"
+    r"i(?:'d like| would like| want| need)(?: you)? to|first|finally|and|at first|in the end)\b[ ,]*)+"
+)
+_THANKS = re.compile(
+    r"(?:[ ,]*\b(?:please|now|right now|for me|thanks|thank you|carefully|gently|slowly|quickly|if you can|ok|"
+    r"would you|would you please))+ *$"
+)
 
 
 def _alternatives(words: object) -> str:
@@ -64,7 +101,9 @@ _MENTION = re.compile(
     rf"(?:\b(?:the|a|an|that|this|any|some|my) )?"
     rf"(?:\b(?P<extreme>{_alternatives(_EXTREMES)}) )?"
     rf"(?:\b(?P<color>{_alternatives(_COLORS)}) )?"
-    rf"\b(?P<noun>{_alternatives([*_NOUNS, *_PLURAL_NOUNS, *_THINGS])})\b"
+    rf"\b(?P<noun>{_alternatives([*_NOUNS, *_PLURAL_NOUNS, *_THINGS, *_RECEPTACLES])})\b"
+    rf"(?: (?:that|which) (?:is|are) (?P<after>{_alternatives(_COLORS)})\b)?"
+    rf"(?: (?:that is |which is )?(?:{'|'.join(f'(?P<t{k}>{words})' for k, (words, _) in enumerate(_TRAILING))})\b)?"
 )
 _BESIDE: list[tuple[str, str]] = [(w, rel) for rel, words in BESIDE_WORDS.items() for w in words.split("|")]
 _TOWARDS: list[tuple[str, Direction]] = [
@@ -72,6 +111,7 @@ _TOWARDS: list[tuple[str, Direction]] = [
     for direction in get_args(Direction)
     for word in sorted(set(TOWARDS_WORDS[direction].split("|")), key=len, reverse=True)
 ]
+_HOME = re.compile(r"\bwhere you (started|were)\b|\b(rest|initial|start\w*|neutral) (pose|position)")
 _INTO = ("inside of", "inside", "into", "in to", "in", "on top of", "onto", "on", "upon", "to", "over")
 
 
@@ -100,6 +140,7 @@ def understand(instruction: str, view: View) -> Plan:
     text = re.sub(r"[.!?;]+", " then ", instruction.lower().replace("-", " "))
     text = re.sub(r"\s+", " ", text.replace(",", " , ")).strip()
     # "go home", "return to the rest position"
+    text = re.sub(r"\b(can|could|would|will) you\b", "please", text)  # "can" is also a cylinder
     calls: list[SkillCall] = []
     last: tuple[Item, ...] = ()
     held: tuple[Item, ...] = ()
@@ -119,10 +160,15 @@ def understand(instruction: str, view: View) -> Plan:
 def _clauses(text: str) -> list[str]:
     """Split at "then", and at "and" or a comma before a verb."""
     verbs = _alternatives(_VERBS)
-    parts = re.split(
-        rf"(?:\s*,\s*)?\b(?:and then|after that|afterwards?|then|next(?! to))\b|(?:,|\band\b)\s+(?=(?:{verbs})\b)", text
-    )
-    return [part.strip(" ,") for part in parts if part and part.strip(" ,")]
+    breaks = r"(?:\s*,\s*)?\b(?:and then|after that|afterwards?|then|next(?! to)|finally|lastly|and last)\b"
+    clauses: list[str] = []
+    for part in re.split(rf"{breaks}|(?:,|\band\b)\s+(?=(?:{verbs})\b)", text):
+        part = part.strip(" ,")
+        if clauses and not set(clauses[-1].split()) & _VERBS:  # "in the bowl, put the cube" is one clause
+            clauses[-1] = f"{clauses[-1]} , {part}"
+        elif part:
+            clauses.append(part)
+    return clauses
 
 
 def _mentions(text: str, view: View, last: tuple[Item, ...]) -> list[_Mention]:
@@ -131,26 +177,24 @@ def _mentions(text: str, view: View, last: tuple[Item, ...]) -> list[_Mention]:
         noun = match["noun"]
         if noun == "one" and not match["color"]:
             continue
-        if match["extreme"] in ("left", "right", "front", "back") and text[: match.start("extreme")].endswith(
-            "to the "
-        ):
-            continue
         kind = _NOUNS.get(noun) or _PLURAL_NOUNS.get(noun)
-        color = _COLORS[match["color"]] if match["color"] else None
+        spoken = match["color"] or match["after"]
+        color = _COLORS[spoken] if spoken else None
         items = view.matching(color, kind)
+        if noun in _RECEPTACLES:
+            items = tuple(i for i in items if i.kind in CONTAINERS)
         words = " ".join(w for w in (color, kind or "object") if w)
-        many = (
-            bool(match["all"]) or noun in _PLURAL_NOUNS and noun not in _NOUNS or noun in ("things", "objects", "items")
-        )
-        if kind is None and many:
+        plural = noun in _PLURAL_NOUNS and noun not in _NOUNS
+        many = bool(match["all"]) or plural or noun in ("everything", "things", "objects", "items")
+        if kind is None and many and noun not in _RECEPTACLES:
             items = tuple(i for i in items if i.kind in GRASPABLE)
         if not items:
             raise _refuse("absent", f"I see no {words} on the table", words)
         if many:
             items = tuple(i for i in items if not i.inside) or items
-        elif match["extreme"]:
-            axis, sign = _EXTREMES[match["extreme"]]
-            items = (max(items, key=lambda i: sign * i.foot[axis]),)
+        elif extreme := _extreme(match):
+            axis, sign = extreme
+            items = (max(items, key=lambda i: sign * (*i.foot, i.size_m)[axis]),)
         elif len(items) > 1:
             question = f"There are {len(items)} objects that could be the {words}. Which one do you mean?"
             raise _SaysNo(Ask(object=words, question=question))
@@ -161,42 +205,60 @@ def _mentions(text: str, view: View, last: tuple[Item, ...]) -> list[_Mention]:
     return sorted(found, key=lambda m: m.start)
 
 
+def _extreme(match: re.Match[str]) -> tuple[int, int] | None:
+    """Axis and sign of the superlative in a mention."""
+    if match["extreme"]:
+        return _EXTREMES[match["extreme"]]
+    return next((which for k, (_, which) in enumerate(_TRAILING) if match[f"t{k}"]), None)
+
+
 def _clause(
     text: str, view: View, last: tuple[Item, ...], held: tuple[Item, ...]
 ) -> tuple[list[SkillCall], tuple[Item, ...], tuple[Item, ...]]:
+    text = _THANKS.sub("", _POLITE.sub("", text))
+    if not text:
+        return [], last, held
     words = set(re.findall(r"[a-z']+", text))
-    if words & {"home", "rest position", "resting"} or re.search(
-        r"\b(rest|initial|start\w*|neutral) (pose|position)", text
-    ):
+    if words & {"home", "resting", "reset"} or re.search(_HOME, text):
         return [Home()], last, held
     mentions = _mentions(text, view, last)
     if not mentions:
         _insist_on_known_thing(text, words)
     subject = mentions[0]
-    beside = None
     if len(mentions) > 1:
         calls, put = _put(text, mentions, held)
         return calls, put, ()
-    if words & {"open", "pull"}:
-        return [Open(object=_only(subject, "drawer").label, point=subject.items[0].foot)], subject.items, held
-    if words & {"close", "shut"} and subject.items[0].kind == "drawer":
-        return [Close(object=_only(subject, "drawer").label, point=subject.items[0].foot)], subject.items, held
-    if subject.items[0].kind == "button" and words & {*_PRESS}:
+    item = subject.items[0]
+    if item.kind == "drawer" and words & {*_CLOSE}:
+        return [Close(object=item.label, point=item.foot)], subject.items, held
+    if words & {"open", "opened"} or (item.kind == "drawer" and words & {*_OPEN}):
+        return [Open(object=_only(subject, "drawer").label, point=item.foot)], subject.items, held
+    if item.kind == "button" and words & {*_PRESS}:
         return [Press(object=i.label, point=i.foot) for i in subject.items], subject.items, held
-    toward = next((d for w, d in _TOWARDS if re.search(rf"\b{re.escape(w)}\b", text[subject.end :])), None)
-    if toward and words & {*_PUSH, "give", "make"}:
+    elsewhere = text[: subject.start] + " | " + text[subject.end :]
+    toward = next((d for w, d in _TOWARDS if re.search(rf"\b{re.escape(w)}\b", elsewhere)), None)
+    if toward and words & {*_PUSH} and not words & {"hand", "gripper", "arm", "claw"}:
         _insist_movable(subject)
         return [Push(object=i.label, point=i.foot, direction=toward) for i in subject.items], subject.items, held
-    if held and words & {*_PUT} and beside is None:
+    if held and words & {*_PUT}:
         rest = next((rel for w, rel in _BESIDE if re.search(rf"\b{re.escape(w)}\b", text[: subject.start])), None)
-        return [_place(subject.items[0], rest)], held, ()
-    if words & {*_PICK}:
+        return [_place(item, rest)], held, ()
+    gripper = bool(words & {"hand", "gripper", "arm", "claw"})
+    grips = r"\b(in|into|with|from)( your| the)? (gripper|hand|arm|claw)"
+    into_hand = gripper and (text.startswith("close") or re.search(grips, text[subject.end :]))
+    if into_hand or (words & {*_PICK} and not re.search(r"\b(above|over|closer|close|near) ", text[: subject.start])):
         _insist_movable(subject)
         if len(subject.items) > 1:
             raise _refuse("impossible", "the gripper holds one object at a time")
-        return [Pick(object=subject.items[0].label, point=subject.items[0].foot)], subject.items, subject.items
-    if words & {*_REACH} or re.search(r"\b(gripper|arm|hand)\b", text):
-        return [Reach(object=subject.items[0].label, point=subject.items[0].foot)], subject.items, held
+        if item in held:  # "pick it up and hold it"
+            return [], subject.items, held
+        return [Pick(object=item.label, point=item.foot)], subject.items, subject.items
+    if (
+        words & {*_REACH}
+        or gripper
+        or re.match(r"(move|get) (right |over |directly )?(above|over|to|closer|near)\b", text)
+    ):
+        return [Reach(object=item.label, point=item.foot)], subject.items, held
     if words & {*_PUT}:
         raise _refuse("unclear", f"where should the {subject.words} go?", subject.words)
     raise _refuse("unclear", f"I do not know what to do with the {subject.words}", subject.words)
@@ -204,16 +266,22 @@ def _clause(
 
 def _put(text: str, mentions: list[_Mention], held: tuple[Item, ...]) -> tuple[list[SkillCall], tuple[Item, ...]]:
     """Two mentions: the first ones go to the last one."""
-    target = mentions[-1]
-    between = text[mentions[-2].end : target.start]
+    target, moving = mentions[-1], mentions[:-1]
+    between = text[moving[-1].end : target.start]
+    opening = text[: mentions[0].start]
     words = between.split()
+    fronted = re.fullmatch(rf"(?:{_alternatives([*_INTO, *(w for w, _ in _BESIDE)])}) *", opening)
+    if fronted:  # "in the bowl, put the cube"
+        target, moving, between = mentions[0], mentions[1:], opening
+    elif re.match(r"fill\b", text):  # "fill the bowl with the cubes"
+        target, moving, between = mentions[0], mentions[1:], "in"
     relation = next((rel for w, rel in _BESIDE if re.search(rf"\b{re.escape(w)}\b", between)), None)
     if relation is None and not any(re.search(rf"\b{w}\b", between) for w in _INTO):
         raise _refuse("unclear", f"I do not understand how {' '.join(words) or 'those two'} relates two objects")
     if len(target.items) > 1:
         raise _SaysNo(Ask(object=target.words, question=f"Which {target.words} do you mean?"))
     calls: list[SkillCall] = []
-    moved = [i for m in mentions[:-1] for i in m.items]
+    moved = [i for m in moving for i in m.items]
     moved = list(dict.fromkeys(i for i in moved if i != target.items[0]))
     for item in moved:
         if item in held:

@@ -87,7 +87,8 @@ def _step_line(record: StepRecord, total: int) -> str:
     mark = "[green]done[/green]" if done else f"[red]{record.status}[/red]"
     tries = f", attempt {record.attempts}" if record.attempts > 1 else ""
     why = f": {escape(record.why)}" if record.why else ""
-    return f"  {record.index + 1}/{total} {escape(describe(record.call))} {mark} [dim]({record.steps} steps{tries})[/dim]{why}"
+    words = f"{record.index + 1}/{total} {escape(describe(record.call))}"
+    return f"  {words} {mark} [dim]({record.steps} steps{tries})[/dim]{why}"
 
 
 def plan_table(plan: Plan, seconds: float | None = None) -> Table:
@@ -123,7 +124,8 @@ def scene_table(scene: Scene, name: str) -> Table:
 
 def report_table(report: Report) -> Table:
     """The figures of a suite."""
-    title = f"{report.subject + ': ' if report.subject else ''}{report.suite}, {report.episodes} episodes, seed {report.seed}"
+    subject = f"{report.subject}: " if report.subject else ""
+    title = f"{subject}{report.suite}, {report.episodes} episodes, seed {report.seed}"
     table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
     for name in ("", "success", "95 % interval", "episodes"):
         table.add_column(name, header_style="dim")

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from embodied.plan import Pick, Place, SkillCall
 from hardware.robot import Observation
 
-#: A gripper told to close that stays open by more than this (0..1) has something between its fingers. The thinnest object,
-#: 22 mm, keeps it open by about 0.1.
+#: A gripper told to close that stays open by more than this (0..1) has something between its fingers. The thinnest
+#: object, 22 mm, keeps it open by more than 0.1.
 HOLDING_OPENING = 0.06
 #: A gripper whose command is above this is not trying to hold anything.
 OPEN_COMMAND = 0.5

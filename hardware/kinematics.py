@@ -208,6 +208,8 @@ def _wrapped(angle: float) -> float:
 
 def _solve(chain: _Chain, x: float, y: float, z: float, pitch: float, roll: float) -> list[tuple[float, ...]] | str:
     """Elbow-up and elbow-down solutions without regard to limits, or why there are none."""
+    if not math.isfinite(x + y + z + pitch + roll):
+        return "that is not a finite pose"
     c, s = math.cos(roll), math.sin(roll)
     mid, even, odd = chain.mid, chain.even, chain.odd
     along, lateral, high = (mid[i] + c * even[i] + s * odd[i] for i in range(3))
@@ -225,7 +227,7 @@ def _solve(chain: _Chain, x: float, y: float, z: float, pitch: float, roll: floa
     upper, fore = chain.upper, chain.fore
     distance2 = u * u + v * v
     cosine = (distance2 - upper * upper - fore * fore) / (2.0 * upper * fore)
-    if not -1.0 <= cosine <= 1.0:  # also catches NaN
+    if abs(cosine) > 1.0:
         wrist_m = math.sqrt(distance2)
         if abs(wrist_m - upper - fore) > _STRETCH_SLACK_M:
             side = "beyond the arm's reach" if cosine > 1.0 else "too close to the shoulder"

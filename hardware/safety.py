@@ -3,16 +3,15 @@
 No I/O, no clock. ``step`` returns what may be sent and why, in three bands: *pass*, *clamp* (made smaller), *reject*
 (the last sent vector is repeated: HOLD). Stages, in order::
 
-    shape -> finite -> age -> latch -> reject band          may reject
-          -> position -> following error -> velocity -> table margin -> tip speed     only shorten the way to the target
-          -> final check                                    may only reject
+    shape -> finite -> age -> latch -> reject band                         may reject
+    position -> following error -> velocity -> table margin -> tip speed   only shorten the way to the target
+    final check                                                            may only reject
 
 The shortening stages keep each joint between what was sent last and the target, so a bound that both ends meet survives
 all later stages: hence following error before velocity. Faults latch: nothing moves until ``reset``, a deliberate act.
 
-What this does not protect against: collisions of the arm with itself, objects or people, or of anything but the tool
-point with the table; a wrong calibration; servos that do not obey. It is not a certified safety function: the emergency
-stop of an arm is a switch in its power supply.
+What this does not protect against: collisions, but for the tool point's with the table; a wrong calibration; servos that
+do not obey. It is no certified safety function: the emergency stop of an arm is a switch in its power supply.
 """
 
 from __future__ import annotations
@@ -210,7 +209,7 @@ def _input_fault(
     if not (0.0 < dt < math.inf):
         return Reason.BAD_TIME, state
     if _is_joint_vector(wanted) and _is_joint_vector(present):
-        return None, replace(state, bad_inputs=0)
+        return None, replace(state, bad_inputs=0) if state.bad_inputs else state
     bad = Reason.PRESENT_INVALID if _is_joint_vector(wanted) else Reason.NOT_FINITE
     fault = bad if state.bad_inputs + 1 >= limits.latch_after else None
     return bad, replace(state, bad_inputs=state.bad_inputs + 1, fault=state.fault or fault)
@@ -277,9 +276,10 @@ def _tip_slowed(sent: Float, target: Float, limits: Limits, dt: float) -> Float:
         points = [tool_position(limits.spec, sent + share * k * way) for k in (0.0, 0.25, 0.5, 0.75, 1.0)]
         return sum(math.dist(a, b) for a, b in itertools.pairwise(points))
 
-    if _travel_m(limits.spec, way) <= allowed or length(1.0) <= allowed:
-        return target
-    return np.append((sent + _largest(lambda s: length(s) <= allowed) * way)[:5], target[5])
+    share = 1.0  # shrinks by a thousandth or more in each round, so rounds end; one or two in practice
+    while _travel_m(limits.spec, share * way) > allowed and (covered := length(share)) > allowed:
+        share *= 0.999 * allowed / covered
+    return np.append((sent + share * way)[:5], target[5])
 
 
 def _travel_m(spec: ArmSpec, way: Float) -> float:

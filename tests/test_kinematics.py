@@ -226,12 +226,13 @@ class TestInverse:
         ("target", "pitch", "roll", "words"),
         [
             ((0.60, 0.0, 0.02), 0.0, 0.0, "beyond the arm's reach"),
-            ((0.08, 0.0, 0.276), 0.0, 0.0, "too close to the shoulder"),
+            ((0.08, 0.0, -0.043), 0.0, 0.0, "too close to the shoulder"),
             ((PAN_X, 0.0, 0.02), 0.0, 1.5, "on the pan axis"),
             ((0.20, 0.0, 0.12), 0.0, 0.0, "wrist_flex would be"),
             ((0.20, 0.0, 0.02), 0.0, 3.0, "wrist_roll would be"),
             ((-0.15, 0.05, 0.02), 0.0, 0.0, "shoulder_pan would be"),
-            ((math.nan, 0.0, 0.02), 0.0, 0.0, "beyond|close"),
+            ((math.nan, 0.0, 0.02), 0.0, 0.0, "not a finite pose"),
+            ((0.2, 0.0, 0.02), math.inf, 0.0, "not a finite pose"),
         ],
     )
     def test_what_cannot_be_reached_says_why(
@@ -251,11 +252,11 @@ class TestInverse:
         rng = np.random.default_rng(7)
         tasks = [(q, kinematics.tool_position(SO101, q)) for q in (_random_forward_q(rng) for _ in range(300))]
         best_s = math.inf
-        for _ in range(5):  # the best of five: the machine may be busy with other things
-            began = time.perf_counter()
+        for _ in range(5):  # processor time, best of five: the machine may be busy
+            began = time.process_time()
             for q, target in tasks:
                 kinematics.inverse(SO101, target, _DOWN - q[1] - q[2] - q[3], q[4], near=q)
-            best_s = min(best_s, (time.perf_counter() - began) / len(tasks))
+            best_s = min(best_s, (time.process_time() - began) / len(tasks))
         assert best_s < 100e-6
 
 
@@ -269,7 +270,9 @@ class TestInverseAnyPitch:
         assert q == pytest.approx(kinematics.inverse(SO101, (0.22, 0.05, 0.02), 0.0, 0.3))
 
     @settings(max_examples=60, deadline=None)
-    @given(radius=st.floats(0.10, 0.38), azimuth=st.floats(-1.0, 1.0), z=st.floats(0.0, 0.20), roll=st.floats(-2.7, 2.8))
+    @given(
+        radius=st.floats(0.10, 0.38), azimuth=st.floats(-1.0, 1.0), z=st.floats(0.0, 0.20), roll=st.floats(-2.7, 2.8)
+    )
     def test_tilts_no_more_than_needed(self, radius: float, azimuth: float, z: float, roll: float) -> None:
         target = (PAN_X + radius * math.cos(azimuth), radius * math.sin(azimuth), z)
         try:
@@ -288,7 +291,7 @@ class TestInverseAnyPitch:
             kinematics.inverse_any_pitch(SO101, (0.7, 0.0, 0.1))
 
     def test_tilt_limits_are_kept(self) -> None:
-        with pytest.raises(UnreachableError, match="from 0.00 to 0.10"):
+        with pytest.raises(UnreachableError, match=r"from 0\.00 to 0\.10"):
             kinematics.inverse_any_pitch(SO101, (0.22, 0.0, 0.15), tilt_limits_rad=(0.0, 0.1))
         with pytest.raises(UnreachableError, match="no such pitch"):
             kinematics.inverse_any_pitch(SO101, (0.22, 0.0, 0.02), tilt_limits_rad=(1.605, 1.61))

@@ -44,10 +44,10 @@ CAMERA = front_camera()
 
 
 def make_scene(rng: np.random.Generator, *, novel: bool = False) -> Scene:
-    """Two to eight objects that do not overlap; few colours and kinds in every third scene, so that groups occur."""
+    """Two to eight objects that do not overlap; few colours and kinds in every third scene, so that groups occur (all splits but novel)."""
     weights = np.array([_SHARES[kind] for kind in OBJECT_KINDS], float)
     colors: tuple[Color, ...] = COLORS
-    if rng.random() < 0.35:
+    if not novel and rng.random() < 0.35:
         colors = tuple(COLORS[i] for i in rng.choice(10, 3, replace=False))
     while True:
         objects: list[ObjectSpec] = []

@@ -238,7 +238,7 @@ _HELD_OUT: dict[str, tuple[str, ...]] = {
     ),
     "press": (
         "(poke|depress|trigger) {x}",
-        "give {x} a (press|push|poke)",
+        "give {x} a (press|poke)",
         "!would you mind pressing {x}",
         "see to it that {x} is pressed",
         "bump {x} down",
