@@ -69,7 +69,7 @@ def chosen_renderer(asked: str, pixels: int) -> Literal["egl", "tiny"]:
     """Resolve ``auto`` for pictures of about that many pixels. Raises ``SceneError`` for a name that is not a renderer."""
     name = os.environ.get(RENDERER_VARIABLE, "") or asked if asked == "auto" else asked
     if name == "auto":
-        return "egl" if pixels > EGL_WORTH_PIXELS and egl_works() else "tiny"
+        return "tiny"
     if name == "egl":
         if not egl_works():
             raise SceneError("the EGL renderer does not work on this machine; use renderer='tiny' or 'auto'")

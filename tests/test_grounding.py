@@ -95,7 +95,7 @@ def test_stacking_uses_the_top_for_the_height() -> None:
 
 
 def test_stacking_without_or_with_an_absurd_top_takes_the_usual_height() -> None:
-    for top in (None, at(0.2, 0.0, 0.4)):
+    for top in (None, at(0.2, 0.0, 0.14)):
         call = Place(relation="on", object="green cube", point=at(0.2, 0.0), top=top)
         goal = GROUNDER.ground(call, HOLDING).goal
         assert goal is not None
@@ -124,7 +124,7 @@ def test_a_push_goes_eight_centimetres_and_less_at_the_edge() -> None:
     free = GROUNDER.ground(Push(object="red cube", point=at(0.2, 0.0), direction="right"), Ledger()).goal
     assert free is not None
     assert np.allclose(free.to - free.point, [0.0, PUSH_M, 0.0], atol=1e-6)
-    edge = GROUNDER.ground(Push(object="red cube", point=at(0.27, 0.0), direction="front"), Ledger()).goal
+    edge = GROUNDER.ground(Push(object="red cube", point=at(0.29, 0.0), direction="front"), Ledger()).goal
     assert edge is not None
     assert 0.05 <= edge.to[0] - edge.point[0] < PUSH_M
 

@@ -18,6 +18,7 @@ _LENGTHS = (2, 2, 2, 2, 2, 2, 3, 3, 3, 4, 5)
 _JOINS = (
     ", then ", ", then ", " and then ", " and then ", ", and then ", ", after that ", ". then ", ". after that, ", "; ",
     " and ", " and ", ", and ", ", ", "; then ", " then ", ". next, ", ". now ", ", next ", ", and after that ",
+    ". ", ", and also ", ", afterward ",
     ". when you are done, ", ". and then ",
 )  # fmt: skip
 _HELD_OUT_JOINS = (

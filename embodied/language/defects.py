@@ -17,8 +17,10 @@ from sim.scene import COLORS, CONTAINERS, GRASPABLE, KINDS, Color, Kind
 #: Things that no scene can hold; a refusal to look for them names no object.
 _STRANGERS = (
     "banana|apple|cup|mug|bottle|spoon|fork|knife|screwdriver|hammer|book|phone|pen|pencil|key|shoe|sock|egg|duck|car"
-    "|dinosaur|sponge|toothbrush|coin|glass|tomato|carrot|teddy bear|scissors|stapler|mouse|keyboard|doll"
+    "|pyramid|cone|star|ring|triangle|cross|heart|cushion|marker|tower|wheel|dinosaur|sponge|toothbrush|coin|glass"
+    "|tomato|carrot|teddy bear|scissors|stapler|mouse|keyboard|doll"
 )
+_STRANGE_COLORS = "brown|grey|gray|silver|beige|transparent|striped|brown|dotted|checkered"
 _STEP_KINDS = tuple(kind for kind in STEP_WEIGHTS if kind != "home")
 _STEP_KIND_WEIGHTS = tuple(STEP_WEIGHTS[kind] for kind in _STEP_KINDS)
 Description = tuple[Color | None, Kind | None]
@@ -98,8 +100,11 @@ def build_absent(context: Context) -> Draft | None:
     if dice.random() < 0.07:
         what = ""
         tint = f"{dice.choice(COLORS)} " if dice.random() < 0.3 else ""
-        broken[slot] = ((f"{voice.the}{tint}{pick(dice, _STRANGERS)}", ()),)
         kinds[slot] = dice.choice(role)
+        stranger = pick(dice, _STRANGERS)
+        if dice.random() < 0.3:
+            tint, stranger = f"{pick(dice, _STRANGE_COLORS)} ", voice.noun(kinds[slot])
+        broken[slot] = ((f"{voice.the}{tint}{stranger}", ()),)
     else:
         description = _absent(context, role)
         if description is None:
@@ -177,7 +182,12 @@ def build_ambiguous(context: Context) -> Draft | None:
     # three are needed where the other slot might hold one of them: with two, "the cube" beside "the red cube" is clear
     if len(fitting) < (3 if steps.needs_destination(kind) and kind != "put_in" else 2):
         return None
-    words = references.described(color, noun, context.voice, tuple(i.name for i in fitting))
+    voice = context.voice
+    words = references.described(color, noun, voice, tuple(i.name for i in fitting))
+    if noun is not None and dice.random() < 0.12:
+        many_words = references.words_for(color, noun, voice, plural=True)
+        text = pick(dice, f"one of the {many_words}|any of the {many_words}|one of these {many_words}")
+        words = ((text, words[0][1]),)
     draft = _fill_slots(context, kind, {slot: words}, {slot: item.kind})
     if draft is None:
         return None
@@ -301,7 +311,7 @@ def _open_the_solid(context: Context) -> Draft | None:
 
 
 def _beyond_the_plan_language(context: Context) -> Draft | None:
-    """Two objects in ways that no skill covers: between, swapping, holding two at once."""
+    """Two objects in ways that no skill covers: between, under, swapping, holding two at once."""
     x, y, z = (_one(context, kinds) for kinds in (GRASPABLE, GRASPABLE, KINDS))
     if x is None or y is None or z is None or len({x[0].name, y[0].name, z[0].name}) < 3:
         return None
@@ -337,5 +347,11 @@ def build_unsafe(context: Context) -> Draft | None:
 
 def build_unclear(context: Context) -> Draft | None:
     """No instruction, or none in English."""
+    dice, view = context.voice.dice, context.view
+    if view.items and dice.random() < 0.3:
+        held_out = context.voice.held_out
+        pattern = dice.choice(speech.NOTHING_ASKED_HELD_OUT if held_out else speech.NOTHING_ASKED)
+        words = references.plain(dice.choice(view.items), view, context.voice)
+        return Draft(pattern.expand(dice, {"x": words}), refuse("unclear"), True) if words else None
     text = speech.unclear(context.voice.dice, held_out=context.voice.held_out)
     return Draft([(text, None)], refuse("unclear"), raw=True)

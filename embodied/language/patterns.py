@@ -115,8 +115,3 @@ def _count(parts: Parts) -> int:
         if isinstance(part, Choice):
             total *= sum(_count(option) for option in part.options)
     return total
-
-
-def text_of(segments: Sequence[Segment]) -> str:
-    """The plain text of segments, before spaces are tidied."""
-    return "".join(text for text, _ in segments)

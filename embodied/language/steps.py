@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from embodied.language import references
 from embodied.language.patterns import Phrase, Segment
@@ -192,8 +192,3 @@ def slots_for(
     if step.kind == "push":
         slots["dir"] = ((pick(voice.dice, TOWARDS_WORDS[step.where]), None),)
     return slots
-
-
-def swapped(step: Step, slot: str, item: Item) -> Step:
-    """The same step with another object."""
-    return replace(step, **{slot: item})  # type: ignore[arg-type]

@@ -32,6 +32,10 @@ class _DrawerExpert(Expert):
         px, py = self.spec.arm_origins[0].xyz[:2]
         return math.hypot(point[0] - px, point[1] - py)
 
+    def moved_m(self, q: list[float]) -> float:
+        """How far the tool has come in the last control step."""
+        return math.dist(tool_position(self.spec, q), tool_position(self.spec, self.previous))
+
     def along(self, distance_m: float) -> Point:
         """The point at the handle's height that lies so far outwards from the handle."""
         px, py = self.spec.arm_origins[0].xyz[:2]
@@ -62,7 +66,7 @@ class OpenExpert(_DrawerExpert):
         if self.closing:
             if opened:
                 return self.let_go(q, self.end, HANDLE_OPENING)
-            return self.go(q, self.end if self.still(q) else self.grip, 0.0)
+            return self.go(q, self.end if pulled > 0.004 or self.still(q) else self.grip, 0.0)
         side, height = apart(tool, self.grip)
         if height < 0.012 and opened and apart(tool, self.end)[0] < 0.02:
             return self.go(q, self.end, HANDLE_OPENING, done=q[5] > HANDLE_OPENING - 0.03)
@@ -90,7 +94,8 @@ class CloseExpert(_DrawerExpert):
         (bx, by, bz), (ex, ey, _) = self.before, self.end
         length = math.hypot(ex - bx, ey - by)
         aside = abs((tool[0] - bx) * (ey - by) - (tool[1] - by) * (ex - bx)) / length
-        low, shut = tool[2] - bz < 0.012, gone > whole - 0.007
+        low = tool[2] - bz < 0.012
+        stalled = bool(self.previous) and gone > _RUN_UP_M and self.moved_m(q) < 0.0005
         if low and aside < 0.010 and gone > -0.006 and q[5] < 0.1:
-            return self.go(q, self.end, 0.0, done=shut)
+            return self.go(q, self.end, 0.0, done=stalled or gone > whole - 0.008)
         return self.go(q, self.hover(tool, self.before), 0.0)
