@@ -230,7 +230,6 @@ class _Run:
             return self.agent.robot, None
         from embodied.video import FilmedRobot, VideoWriter
 
-        _insist_on_file(self.video)
         robot = self.agent.robot
         cameras = [self.agent.camera, *(name for name in ("wrist",) if name in robot.camera_names)]
         every = 2
@@ -375,16 +374,6 @@ def _judged(execution: Execution, judgement: Judgement | None) -> tuple[Outcome,
     missing = [c.text for c in judgement.conditions if not c.held]
     wanted = f"not fulfilled: {'; '.join(missing)}" if missing else "nothing was asked that can be checked"
     return "failed", f"{execution.why}; {wanted}" if execution.why else wanted
-
-
-def _insist_on_file(path: Path) -> None:
-    """Raises ``EmbodiedError`` now rather than after the episode when a video cannot be written there."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("ab"):
-            pass
-    except OSError as error:
-        raise EmbodiedError(f"cannot write the video {path}: {error.strerror or error}; choose another file") from error
 
 
 def _insist_on_display() -> None:

@@ -15,18 +15,20 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import tyro
 from tyro.conf import Positional, arg, subcommand
 
 from hardware.errors import EmbodiedError
+from policies.goal import SKILLS, Skill
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from embodied.evaluation import Report
 
+T = TypeVar("T")
 DONE, FAILED, UNUSABLE, STOPPED = 0, 1, 2, 130
 
 Words = Annotated[str, arg(metavar="WORDS")]
@@ -98,6 +100,8 @@ class Evaluate:
     """Keep every episode's folder here (agent only)."""
     repoint: bool = False
     """As for run."""
+    goal_noise_m: float = 0.0
+    """policy: standard deviation of an error added to the goal points, as a planner would make."""
     json: bool = False
     """Print the figures as one JSON object on the last line."""
 
@@ -120,16 +124,18 @@ class SceneCommand:
 class Collect:
     """Record demonstrations of the scripted experts, as training data for a policy."""
 
-    out: Path = Path("data/policy")
-    """Folder for the demonstrations."""
-    skills: tuple[str, ...] = ()
-    """Which skills; all when left out."""
-    episodes: int = 50
+    data: Path = Path("data/policy")
+    """Folder for the demonstrations; those already there are kept. `embodied train policy` reads them from there."""
+    skills: tuple[Skill, ...] = SKILLS
+    """Which skills."""
+    demos: int = 50
     """Successful demonstrations per skill."""
+    workers: int = 1
+    """Processes that work at the same time."""
     seed: int = 0
     """Seed of scenes and noise."""
     json: bool = False
-    """Print what was recorded as one JSON object on the last line."""
+    """Print what is there as one JSON object on the last line."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +165,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if words[:1] == ["train"] and words[1:2] and words[1] in _TRAINERS:
             return _TRAINERS[words[1]](words[2:])
         command: Any = tyro.cli(Command, prog="embodied", description=_DESCRIPTION, args=words)  # type: ignore[call-overload]
-        return _COMMANDS[type(command)](command)
+        from embodied.quiet import c_output_hidden
+
+        with c_output_hidden():
+            return _COMMANDS[type(command)](command)
     except EmbodiedError as error:
         return _complain(str(error), as_json)
     except BrokenPipeError:  # `embodied ... | head`
@@ -270,16 +279,21 @@ def _evaluate(command: Evaluate) -> int:
     _quiet_libraries()
     console = _console(command.json)
     suite = command.suite or {"policy": "skills", "planner": "seen", "agent": "single"}[command.what]
-    report = _EVALUATIONS[command.what](command, suite, console)
-    from embodied.show import report_table
-
-    console.print(report_table(report))
+    figures = _EVALUATIONS[command.what](command, suite, console)
     if command.json:
-        _print_json(report.to_json())
+        _print_json(figures)
     return DONE
 
 
-def _evaluate_agent(command: Evaluate, suite: str, console: Console) -> Report:
+def _told(report: Report, console: Console) -> dict[str, Any]:
+    """Show the figures to people, return them for programs."""
+    from embodied.show import report_table
+
+    console.print(report_table(report))
+    return report.to_json()
+
+
+def _evaluate_agent(command: Evaluate, suite: str, console: Console) -> dict[str, Any]:
     from embodied.agent import Agent
     from embodied.evaluation import AGENT_SUITES, evaluate_agent
     from embodied.executor import ExecutorOptions
@@ -293,25 +307,34 @@ def _evaluate_agent(command: Evaluate, suite: str, console: Console) -> Report:
         Counter(console, command.episodes) as counter,
     ):
         out = None if command.out is None else str(command.out)
-        return evaluate_agent(agent, suite, command.episodes, command.seed, on_episode=counter.tell, out=out)
+        report = evaluate_agent(agent, suite, command.episodes, command.seed, on_episode=counter.tell, out=out)
+    return _told(report, console)
 
 
-def _evaluate_planner(command: Evaluate, suite: str, console: Console) -> Report:
+def _evaluate_planner(command: Evaluate, suite: str, console: Console) -> dict[str, Any]:
     from embodied.evaluation import evaluate_planner
     from embodied.planners import make_planner
     from embodied.show import Counter
 
     with Counter(console, command.episodes) as counter:
-        return evaluate_planner(
+        report = evaluate_planner(
             lambda world: make_planner(command.planner, world), suite, command.episodes, command.seed,
             on_episode=counter.tell,
         )  # fmt: skip
+    return _told(report, console)
 
 
-def _evaluate_policy(command: Evaluate, suite: str, console: Console) -> Report:
-    from embodied.evaluation import evaluate_policy
+def _evaluate_policy(command: Evaluate, suite: str, console: Console) -> dict[str, Any]:
+    from policies.evaluation import EvalConfig, evaluate
 
-    return evaluate_policy(command.policy or None, suite, command.episodes, command.seed)
+    if suite != "skills":
+        raise EmbodiedError(f"there is no policy suite {suite!r}; choose one of: skills")
+    if command.goal_noise_m < 0.0:
+        raise EmbodiedError(f"--goal-noise-m must be zero or more, not {command.goal_noise_m}")
+    config = EvalConfig(episodes=command.episodes, seed=command.seed, goal_noise_m=command.goal_noise_m)
+    from embodied.agent import make_policy
+
+    return evaluate(config, console=console, policy=make_policy(command.policy or None))
 
 
 def _scene(command: SceneCommand) -> int:
@@ -342,13 +365,18 @@ def _scene(command: SceneCommand) -> int:
 
 
 def _collect(command: Collect) -> int:
-    from embodied.evaluation import collect_demonstrations
+    from policies.collect import collect_shards
 
-    _positive(command.episodes, "episodes")
+    _positive(command.demos, "demos")
+    _positive(command.workers, "workers")
     console = _console(command.json)
-    summary = collect_demonstrations(command.out, command.skills, command.episodes, command.seed, say=console.print)
+    demos = collect_shards(
+        command.data, command.skills, command.demos, seed=command.seed, workers=command.workers, console=console
+    )
+    steps = sum(len(demo.q) for demo in demos)
+    console.print(f"{len(demos)} demonstrations, {steps} control steps, in {command.data}")
     if command.json:
-        _print_json(summary)
+        _print_json({"demonstrations": len(demos), "control_steps": steps, "skills": list(command.skills)})
     return DONE
 
 
@@ -356,10 +384,18 @@ def _train(command: Train) -> int:
     raise EmbodiedError(f"`embodied train {command.what}` takes its options after these two words")  # see main
 
 
+def _configured(config: type[T], name: str, words: list[str]) -> T:
+    """Options from words; what the dataclass itself refuses becomes a sentence."""
+    try:
+        return tyro.cli(config, prog=f"embodied {name}", args=words)
+    except ValueError as error:
+        raise EmbodiedError(f"embodied {name}: {error}") from error
+
+
 def _train_policy(words: list[str]) -> int:
     from policies.train import TrainConfig
 
-    config = tyro.cli(TrainConfig, prog="embodied train policy", args=words)
+    config = _configured(TrainConfig, "train policy", words)
     from policies.train import train
 
     train(config)
@@ -369,7 +405,7 @@ def _train_policy(words: list[str]) -> int:
 def _train_planner(words: list[str]) -> int:
     from embodied.planner.config import TrainPlannerConfig
 
-    config = tyro.cli(TrainPlannerConfig, prog="embodied train planner", args=words)
+    config = _configured(TrainPlannerConfig, "train planner", words)
     from embodied.planner.train import train
 
     print(f"model: {train(config)}")
@@ -379,7 +415,7 @@ def _train_planner(words: list[str]) -> int:
 _COMMANDS: dict[type, Callable[[Any], int]] = {
     Run: _run, PlanImage: _plan, Evaluate: _evaluate, Train: _train, SceneCommand: _scene, Collect: _collect,
 }  # fmt: skip
-_EVALUATIONS: dict[str, Callable[[Evaluate, str, Console], Report]] = {
+_EVALUATIONS: dict[str, Callable[[Evaluate, str, Console], dict[str, Any]]] = {
     "policy": _evaluate_policy, "planner": _evaluate_planner, "agent": _evaluate_agent,
 }  # fmt: skip
 _TRAINERS: dict[str, Callable[[list[str]], int]] = {"policy": _train_policy, "planner": _train_planner}

@@ -124,14 +124,14 @@ def _fit(text: str, size: int, width: int) -> str:
     return text
 
 
-def with_inset(rgb: Picture, inset: Picture, *, share: float = 0.26, margin: int = 8) -> Picture:
-    """The picture with a smaller one in its lower right corner."""
+def with_inset(rgb: Picture, inset: Picture, *, share: float = 0.22, margin: int = 8) -> Picture:
+    """The picture with a smaller one in its upper right corner, where the table is out of the arm's reach."""
     out = rgb.copy()
     side = max(16, round(rgb.shape[1] * share))
     small = Image.fromarray(inset).resize((side, math.ceil(side * inset.shape[0] / inset.shape[1])))
     tile = np.asarray(small)
     height, width = tile.shape[:2]
-    y, x = rgb.shape[0] - height - margin, rgb.shape[1] - width - margin
+    y, x = margin, rgb.shape[1] - width - margin
     out[y - 2 : y + height + 2, x - 2 : x + width + 2] = 255
     out[y : y + height, x : x + width] = tile
     return out

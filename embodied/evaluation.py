@@ -115,8 +115,12 @@ def _camera(scene: Scene) -> CameraModel:
     return camera_model(spec, np.eye(4), None)
 
 
-def question(seed: int, index: int, kind: str | None, split: str) -> Question:
-    """The ``index``-th question of a suite. ``kind``: of instruction, drawn by weight when None."""
+def question(seed: int, index: int, kind: str | None, split: str, world: World | None = None) -> Question:
+    """The ``index``-th question of a suite. ``kind``: of instruction, drawn by weight when None.
+
+    With a ``world`` questions are drawn again while any part of what they ask is already so: closing a shut drawer would
+    count as a success of whoever does nothing. The world is left with the question's scene.
+    """
     from embodied.language import example, scene_fits
     from sim.generate import random_scene
 
@@ -129,17 +133,33 @@ def question(seed: int, index: int, kind: str | None, split: str) -> Question:
             asked = example(scene, _camera(scene), rng, split=split, kind=kind)  # type: ignore[arg-type]
         except SceneError:
             continue  # the scene has nothing for this kind of instruction: draw another
-        return Question(index, (seed, index), scene, asked.instruction, asked.plan, asked.kind)
+        found = Question(index, (seed, index), scene, asked.instruction, asked.plan, asked.kind)
+        if world is None or not already_so(found, world):
+            return found
     raise EmbodiedError(f"no scene for instructions of kind {kind!r} in the split {split!r} was found in 1000 draws")
 
 
-def agent_questions(suite: str, episodes: int, seed: int) -> Iterator[Question]:
-    """The questions of an agent suite; its kinds take turns. Raises ``EmbodiedError`` on an unknown suite."""
+def already_so(asked: Question, world: World) -> bool:
+    """Whether any condition of a question holds before anything has moved. Loads its scene into ``world``."""
+    from embodied.language.view import look
+    from embodied.referee import conditions_of
+    from sim.conditions import Start, holds
+
+    world.load(asked.scene)
+    start = Start.of(world)
+    return any(holds(world, c, start) for c in conditions_of(asked.truth, look(asked.scene, _camera(asked.scene))))
+
+
+def agent_questions(suite: str, episodes: int, seed: int, world: World) -> Iterator[Question]:
+    """The questions of an agent suite; its kinds take turns, and none is fulfilled from the start.
+
+    Raises ``EmbodiedError`` on an unknown suite.
+    """
     kinds = AGENT_SUITES.get(suite)
     if kinds is None:
         raise EmbodiedError(f"there is no agent suite {suite!r}; choose one of: {', '.join(AGENT_SUITES)}")
     for index in range(episodes):
-        yield question(seed, index, kinds[index % len(kinds)], "seen")
+        yield question(seed, index, kinds[index % len(kinds)], "seen", world)
 
 
 def evaluate_agent(
@@ -148,7 +168,9 @@ def evaluate_agent(
     """Success of planner, policy and executor together, judged on the true scene; ``out`` keeps the episodes' folders."""
     tally, started = _Tally(), time.perf_counter()
     understood = planning_s = 0.0
-    for asked in agent_questions(suite, episodes, seed):
+    if agent.world is None:
+        raise EmbodiedError("an agent can only be evaluated in simulation: success is judged on the true scene")
+    for asked in agent_questions(suite, episodes, seed, agent.world):
         agent.load(asked.scene)
         try:
             episode = agent.run(asked.instruction, truth=asked.truth, out=out)

@@ -24,14 +24,22 @@ class VideoWriter:
     """Frames in, an MP4 file out. The size is that of the first frame; use as a context manager."""
 
     def __init__(self, path: Path | str, fps: float) -> None:
+        """Raises ``EmbodiedError`` at once, not after the episode, when the file cannot be written."""
         self.path = Path(path)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.open("wb").close()
+        except OSError as error:
+            raise EmbodiedError(
+                f"cannot write the video {self.path}: {error.strerror or error}; choose another file"
+            ) from error
         self.frames = 0
         self._fps = Fraction(fps).limit_denominator(1000)
         self._container: Any = None
         self._stream: Any = None
 
     def add(self, rgb: Picture) -> None:
-        """Append one frame (H, W, 3). Raises ``EmbodiedError`` when the file cannot be written."""
+        """Append one frame (H, W, 3)."""
         import av
 
         height, width = rgb.shape[0] // 2 * 2, rgb.shape[1] // 2 * 2
@@ -44,13 +52,8 @@ class VideoWriter:
     def _open(self, width: int, height: int) -> None:
         import av
 
-        try:
-            # Moov atom first: a browser starts playing before it has the whole file.
-            self._container = av.open(str(self.path), mode="w", format="mp4", options={"movflags": "faststart"})
-        except (OSError, av.FFmpegError) as error:
-            raise EmbodiedError(
-                f"cannot write the video {self.path}: {error}; choose another file or folder"
-            ) from error
+        # Moov atom first: a browser starts playing before it has the whole file.
+        self._container = av.open(str(self.path), mode="w", format="mp4", options={"movflags": "faststart"})
         self._stream = self._container.add_stream("libx264", rate=self._fps)
         self._stream.width, self._stream.height, self._stream.pix_fmt = width, height, "yuv420p"
         self._stream.options = {"preset": "veryfast", "crf": "23", "tune": "animation"}

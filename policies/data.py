@@ -49,19 +49,18 @@ def save_shard(path: Path, demos: Sequence[Demo]) -> None:
     if len(skills) != 1:
         raise ValueError(f"a shard holds demonstrations of exactly one skill, not of {sorted(skills) or 'none'}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    rows = {key: np.concatenate([getattr(demo, key) for demo in demos]).astype(np.float32) for key in _ROWS}
+    arrays = {key: np.concatenate([getattr(demo, key) for demo in demos]).astype(np.float32) for key in _ROWS}
+    arrays |= {
+        "length": np.array([len(demo.q) for demo in demos]),
+        "goal": np.stack([demo.goal for demo in demos]),
+        "to": np.stack([demo.to for demo in demos]),
+        "seed": np.array([demo.seed for demo in demos]),
+        "skill": np.array(SKILLS.index(demos[0].skill)),
+        "format": np.array(FORMAT),
+    }
     partial = path.with_name(path.name + ".partial")
     with partial.open("wb") as file:
-        np.savez_compressed(
-            file,
-            **rows,
-            length=np.array([len(demo.q) for demo in demos]),
-            goal=np.stack([demo.goal for demo in demos]),
-            to=np.stack([demo.to for demo in demos]),
-            seed=np.array([demo.seed for demo in demos]),
-            skill=np.array(SKILLS.index(demos[0].skill)),
-            format=np.array(FORMAT),
-        )
+        np.savez_compressed(file, allow_pickle=False, **arrays)
     partial.replace(path)
 
 

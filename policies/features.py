@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from hardware.arm_spec import ArmSpec, JointOrigin
 from policies.goal import SKILLS
 
-#: How many control steps back the policy remembers its joints (0.2 s and 0.5 s at 20 Hz).
-HISTORY: tuple[int, ...] = (4, 10)
+#: How many control steps back the policy remembers its joints (0.05, 0.2 and 0.5 s at 20 Hz): the first shows whether the
+#: gripper has stopped moving, the others where the arm comes from.
+HISTORY: tuple[int, ...] = (1, 4, 10)
 #: Raw observation row: q (6), command sent last (6), q HISTORY steps ago (6 each), skill one-hot, goal point (3), to (3).
 RAW_WIDTH = 6 * (2 + len(HISTORY)) + len(SKILLS) + 6
 GOAL_SLICE = slice(RAW_WIDTH - 6, RAW_WIDTH)

@@ -149,6 +149,6 @@ class PolicyRuntime:
                     return SkillResult(False, index + 1, "interrupted")
             rejected_in_a_row = rejected_in_a_row + 1 if applied.verdict == "reject" else 0
             if rejected_in_a_row >= MAX_REJECTED:
-                reasons = ", ".join(str(reason) for reason in applied.reasons)
+                reasons = "; ".join(reason.value for reason in applied.reasons)
                 return SkillResult(False, index + 1, "fault", f"the safety core keeps refusing: {reasons}")
         return SkillResult(False, limit, "timeout", f"the policy did not report done within {limit} steps")

@@ -28,12 +28,10 @@ from policies.goal import SKILLS, Skill
 
 if TYPE_CHECKING:
     import torch
+    from rich.console import Console
 
     from policies.data import Demo, DemoSet
     from policies.point import PointNetwork
-
-Say = Any  # rich.console.Console; rich is imported where it is used
-
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -105,7 +103,7 @@ class TrainState:
     log: list[dict[str, float]] = field(default_factory=list)
 
 
-def train(config: TrainConfig, *, console: Say | None = None) -> dict[str, Any]:
+def train(config: TrainConfig, *, console: Console | None = None) -> dict[str, Any]:
     """Run every stage and write ``config.out``. Returns the evaluation (empty without one).
 
     Raises ``CheckpointError`` when ``resume`` finds nothing usable or the output folder cannot be written.
@@ -113,8 +111,9 @@ def train(config: TrainConfig, *, console: Say | None = None) -> dict[str, Any]:
     import torch
     from rich.console import Console
 
-    from policies.data import DemoSet, collect_corrections, collect_demos
-    from policies.point import PointConfig, PointPolicy
+    from policies.collect import collect_shards
+    from policies.data import DemoSet
+    from policies.point import PointConfig
 
     say = console or Console(stderr=True)
     started = time.perf_counter()
@@ -129,7 +128,7 @@ def train(config: TrainConfig, *, console: Say | None = None) -> dict[str, Any]:
     if config.resume:
         load_state(config.out / "state", state)
         say.print(f"resumed at round {state.round}, update {state.update}")
-    demos: list[Demo] = collect_demos(
+    demos: list[Demo] = collect_shards(
         config.data, config.skills, config.demos, seed=config.seed, workers=config.workers, console=say
     )
     horizon = PointConfig().horizon
@@ -137,9 +136,9 @@ def train(config: TrainConfig, *, console: Say | None = None) -> dict[str, Any]:
         if round_ > 0:
             if state.round < round_:  # the policy that makes the mistakes is the one at the end of the last round
                 save_weights(config, state)
-            demos += collect_corrections(
-                config.data, config.skills, config.corrections, round_, PointPolicy(state.average),
-                folder=config.out, seed=config.seed, workers=config.workers, console=say,
+            demos += collect_shards(
+                config.data, config.skills, config.corrections, seed=config.seed, round_=round_,
+                policy_folder=config.out, workers=config.workers, console=say,
             )  # fmt: skip
         if round_ < state.round:
             continue
@@ -164,7 +163,7 @@ def new_state(config: TrainConfig) -> TrainState:
     return TrainState(network, copy.deepcopy(network).requires_grad_(False), optimizer)
 
 
-def fit(config: TrainConfig, state: TrainState, data: DemoSet, *, console: Say) -> None:
+def fit(config: TrainConfig, state: TrainState, data: DemoSet, *, console: Console) -> None:
     """Take the gradient steps that are left of the current round."""
     import torch
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -194,9 +193,9 @@ def fit(config: TrainConfig, state: TrainState, data: DemoSet, *, console: Say) 
             if state.update % config.save_every == 0 or state.update == total:
                 row = {key: float(value.detach()) for key, value in losses.items()}
                 state.log.append({"round": state.round, "update": state.update, **row})
+                save_state(config.out / "state", state)
                 numbers = "  ".join(f"{key} {value:.4f}" for key, value in row.items())
                 console.print(f"round {state.round}  update {state.update}/{total}  {numbers}")
-                save_state(config.out / "state", state)
             progress.update(bar, completed=state.update)
 
 
@@ -288,7 +287,7 @@ def save_weights(config: TrainConfig, state: TrainState, *, card: str = "", made
     save_point(config.out, state.average, card=card or "# Point policy, still in training\n", made=made or {"finished": False})
 
 
-def finish(config: TrainConfig, state: TrainState, *, console: Say, seconds: float) -> dict[str, Any]:
+def finish(config: TrainConfig, state: TrainState, *, console: Console, seconds: float) -> dict[str, Any]:
     """Save, evaluate, and save again with the measured figures in the card."""
     from policies.evaluation import EvalConfig, evaluate
 
@@ -338,8 +337,8 @@ def model_card(config: TrainConfig, made: dict[str, Any], result: dict[str, Any]
         "",
         f"- seed {config.seed}; {config.demos} demonstrations per skill from scripted experts in simulation, with injected "
         "noise and randomised dynamics",
-        f"- {config.updates} gradient steps, then {config.rounds} rounds of {config.corrections} corrected episodes per skill and "
-        f"{config.round_updates} steps each; {made['train_seconds']} s in all on this run (collection that was already "
+        f"- {config.updates} gradient steps, then {config.rounds} rounds of {config.corrections} corrected episodes per "
+        f"skill and {config.round_updates} steps each, in {made['train_seconds']} s (demonstrations that were already "
         "there not counted)",
         "- skills: " + ", ".join(config.skills),
         "",
@@ -348,8 +347,8 @@ def model_card(config: TrainConfig, made: dict[str, Any], result: dict[str, Any]
     ]
     if result:
         lines += [
-            f"{result['episodes']} unseen episodes per skill, seed {result['seed']}, goals from the true scene, nominal dynamics,",
-            "ended by the policy's own done output. Wilson 95 % intervals.",
+            f"{result['episodes']} unseen episodes per skill, seed {result['seed']}, goals from the true scene, nominal",
+            "dynamics, ended by the policy's own done output. Wilson 95 % intervals.",
             "",
             "| skill | success | 95 % interval |",
             "|---|---|---|",
@@ -362,8 +361,8 @@ def model_card(config: TrainConfig, made: dict[str, Any], result: dict[str, Any]
         "",
         "## Limits",
         "",
-        "It never sees the objects: where the goal point is wrong by a centimetre, grasps miss. A pushed object that slides off",
-        "the fingers is not noticed. Trained and measured in simulation only.",
+        "It never sees the objects: where the goal point is wrong by a centimetre, grasps miss. Trained and measured in",
+        "simulation only.",
         "",
     ]
     return "\n".join(lines)

@@ -8,13 +8,13 @@ making them is what building a body spends its time on.
 from __future__ import annotations
 
 import math
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-import pybullet
-from pybullet_utils.bullet_client import BulletClient
-
+from sim.bullet import BulletClient, pybullet
 from sim.dynamics import Dynamics
 from sim.scene import ASPECT, COLOR_RGB, Kind, ObjectSpec
 
@@ -41,6 +41,7 @@ _CONTAINER_MASS_KG = 0.20
 _RING = 12  # boxes in a round wall
 _WALL_M = 0.004
 _IDENTITY: Quaternion = (0.0, 0.0, 0.0, 1.0)
+_GLOSS = (0.2, 0.2, 0.2)
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,8 @@ class ShapeCache:
 
     collisions: dict[tuple[Any, ...], int] = field(default_factory=dict)
     visuals: dict[tuple[Any, ...], int] = field(default_factory=dict)
+    meshes: dict[str, Path] = field(default_factory=dict)
+    folder: tempfile.TemporaryDirectory[str] = field(default_factory=tempfile.TemporaryDirectory)
 
 
 @dataclass(frozen=True)
@@ -112,29 +115,36 @@ def loose_mass_kg(spec: ObjectSpec) -> float:
     return min(max(_DENSITY * volume, _LOOSE_MASS_KG[0]), _LOOSE_MASS_KG[1])
 
 
+_LOOSE_SHAPE: dict[Kind, Callable[[float, float], dict[str, Any]]] = {
+    "cube": lambda s, h: {"shapeType": pybullet.GEOM_BOX, "halfExtents": (s / 2, s / 2, h / 2)},
+    "cylinder": lambda s, h: {"shapeType": pybullet.GEOM_CYLINDER, "radius": s / 2, "height": h},
+    "ball": lambda s, h: {"shapeType": pybullet.GEOM_SPHERE, "radius": s / 2},
+}
+
+
 def _loose(client: BulletClient, cache: ShapeCache, spec: ObjectSpec, dynamics: Dynamics) -> Body:
     size, height = spec.size_m, spec.height_m
     key = (spec.kind, size)
-    shape: dict[str, Any] = {
-        "cube": {"shapeType": pybullet.GEOM_BOX, "halfExtents": (size / 2, size / 2, height / 2)},
-        "cylinder": {"shapeType": pybullet.GEOM_CYLINDER, "radius": size / 2},
-        "ball": {"shapeType": pybullet.GEOM_SPHERE, "radius": size / 2},
-    }[spec.kind]
-    # PyBullet calls a cylinder's length "height" in one function and "length" in the other.
-    tall = spec.kind == "cylinder"
     if key not in cache.collisions:
-        cache.collisions[key] = client.createCollisionShape(**shape, **({"height": height} if tall else {}))
-        cache.visuals[key] = client.createVisualShape(
-            **shape, **({"length": height} if tall else {}), rgbaColor=(1.0, 1.0, 1.0, 1.0), specularColor=(0.2,) * 3
+        cache.collisions[key] = client.createCollisionShape(**_LOOSE_SHAPE[spec.kind](size, height))
+    if spec.kind == "cylinder":
+        visual = _round_visual(client, cache, key, "cylinder", (size, size, height))
+    elif key not in cache.visuals:
+        visual = cache.visuals[key] = client.createVisualShape(
+            **_LOOSE_SHAPE[spec.kind](size, height), rgbaColor=(1.0, 1.0, 1.0, 1.0), specularColor=_GLOSS
         )
+    else:
+        visual = cache.visuals[key]
     uid = client.createMultiBody(
-        loose_mass_kg(spec) * dynamics.mass_scale, cache.collisions[key], cache.visuals[key],
+        loose_mass_kg(spec) * dynamics.mass_scale, cache.collisions[key], visual,
         (*spec.position, spec.z + height / 2), _yaw(spec.yaw_deg), useMaximalCoordinates=1,
     )  # fmt: skip
-    rolls = spec.kind != "cube"
+    # Rolling and spinning friction multiply the cost of a body with several contacts (6 to 45 us a step); a ball has one
+    # contact and would never come to rest without it, a toppled cylinder is stopped by damping.
+    round_ = spec.kind != "cube"
     client.changeDynamics(
-        uid, -1, lateralFriction=dynamics.friction, spinningFriction=0.001, restitution=0.0,
-        rollingFriction=0.0008 if rolls else 0.0, angularDamping=0.3 if rolls else 0.04, linearDamping=0.04,
+        uid, -1, lateralFriction=dynamics.friction, restitution=0.0, linearDamping=0.04,
+        angularDamping=0.5 if round_ else 0.04, rollingFriction=0.0008 if spec.kind == "ball" else 0.0,
     )  # fmt: skip
     _paint(client, uid, -1, COLOR_RGB[spec.color])
     return Body(uid, spec, height / 2)
@@ -164,58 +174,69 @@ def _floor(radius: float) -> _Box:
     return _Box((0.8 * radius, 0.8 * radius, _WALL_M / 2), (0.0, 0.0, _WALL_M / 2))
 
 
-def _revolved(profile: list[tuple[float, float]], segments: int = 28) -> dict[str, Any]:
-    """A surface of revolution, (radius, height) walked so that the outside lies to the left; flat facets along the walk."""
-    vertices: list[Vector3] = []
-    normals: list[Vector3] = []
-    indices: list[int] = []
+def _revolved_obj(profile: list[tuple[float, float]], segments: int = 28) -> str:
+    """Wavefront text of a surface of revolution; (radius, height) walked so that the outside lies to the right."""
+    vertices, normals, faces = [], [], []
     for (r0, z0), (r1, z1) in zip(profile, profile[1:], strict=False):
-        length = math.hypot(r1 - r0, z1 - z0) or 1.0
-        nr, nz = (z1 - z0) / length, -(r1 - r0) / length
-        first = len(vertices)
-        for k in range(segments + 1):
-            a = math.tau * k / segments
-            c, s = math.cos(a), math.sin(a)
-            vertices += [(r0 * c, r0 * s, z0), (r1 * c, r1 * s, z1)]
-            normals += [(nr * c, nr * s, nz)] * 2
+        length = math.hypot(r1 - r0, z1 - z0)
+        nr, nz = (z1 - z0) / length, (r0 - r1) / length
+        first = len(vertices) + 1
         for k in range(segments):
-            a0 = first + 2 * k
-            indices += [a0, a0 + 2, a0 + 1, a0 + 1, a0 + 2, a0 + 3]
-    return {"vertices": vertices, "normals": normals, "indices": indices, "uvs": [(0.0, 0.0)] * len(vertices)}
+            c, s = math.cos(math.tau * k / segments), math.sin(math.tau * k / segments)
+            vertices += [f"v {r0 * c:.6f} {r0 * s:.6f} {z0:.6f}", f"v {r1 * c:.6f} {r1 * s:.6f} {z1:.6f}"]
+            normals += [f"vn {nr * c:.6f} {nr * s:.6f} {nz:.6f}"] * 2
+        for k in range(segments):
+            i, j = first + 2 * k, first + 2 * ((k + 1) % segments)
+            if r0 > 0:
+                faces.append(f"f {i}//{i} {j}//{j} {i + 1}//{i + 1}")
+            if r1 > 0:
+                faces.append(f"f {i + 1}//{i + 1} {j}//{j} {j + 1}//{j + 1}")
+    return "\n".join(vertices + normals + faces) + "\n"
 
 
-def _bowl_shape(size: float) -> tuple[list[_Box], list[tuple[float, float]]]:
-    top, bottom, height = size / 2, 0.33 * size, size * ASPECT["bowl"]
-    boxes = [_floor(bottom)] + _round_wall(bottom - _WALL_M, top - _WALL_M, _WALL_M / 2, height)
-    profile = [(0.0, 0.0), (bottom, 0.0), (top, height), (top - _WALL_M, height), (bottom - _WALL_M, _WALL_M),
-               (0.0, _WALL_M)]  # fmt: skip
-    return boxes, profile
+#: Round shapes of unit size. Files, because the EGL renderer knows no meshes made in memory; and meshes even for
+#: cylinders, because the renderers' own have rounded normals that make them look like eggs.
+_PROFILES: dict[str, list[tuple[float, float]]] = {
+    "cylinder": [(0.0, -0.5), (0.5, -0.5), (0.5, 0.5), (0.0, 0.5)],
+    "bowl": [(0.0, 0.0), (0.33, 0.0), (0.50, 0.36), (0.46, 0.36), (0.31, 0.04), (0.0, 0.04)],
+    "plate": [(0.0, 0.0), (0.40, 0.0), (0.50, 0.09), (0.49, 0.10), (0.39, 0.04), (0.0, 0.04)],
+}
 
 
-def _plate_shape(size: float) -> tuple[list[_Box], list[tuple[float, float]]]:
-    top, bottom, height = size / 2, 0.40 * size, size * ASPECT["plate"]
-    boxes = [_floor(bottom)] + _round_wall(bottom - 0.001, top - _WALL_M, _WALL_M / 2, height)
-    profile = [(0.0, 0.0), (bottom, 0.0), (top, height - 0.002), (top - 0.001, height), (bottom, _WALL_M), (0.0, _WALL_M)]
-    return boxes, profile
+def _round_visual(client: BulletClient, cache: ShapeCache, key: tuple[Any, ...], profile: str, scale: Vector3) -> int:
+    if key not in cache.visuals:
+        if profile not in cache.meshes:
+            path = Path(cache.folder.name) / f"{profile}.obj"
+            path.write_text(_revolved_obj(_PROFILES[profile]), encoding="utf-8")
+            cache.meshes[profile] = path
+        cache.visuals[key] = client.createVisualShape(
+            pybullet.GEOM_MESH, fileName=str(cache.meshes[profile]), meshScale=scale,
+            rgbaColor=(1.0, 1.0, 1.0, 1.0), specularColor=_GLOSS,
+        )  # fmt: skip
+    return cache.visuals[key]
+
+
+#: Radius of the bottom over size; the walls lean outwards from there to half the size.
+_BOTTOM_RADIUS = {"bowl": 0.33, "plate": 0.40}
 
 
 def _round_container(client: BulletClient, cache: ShapeCache, spec: ObjectSpec, dynamics: Dynamics) -> Body:
     key = (spec.kind, spec.size_m)
-    boxes, profile = {"bowl": _bowl_shape, "plate": _plate_shape}[spec.kind](spec.size_m)
-    collision = _boxes_collision(client, cache, key, boxes)
-    if key not in cache.visuals:
-        cache.visuals[key] = client.createVisualShape(
-            pybullet.GEOM_MESH, **_revolved(profile), rgbaColor=(1.0, 1.0, 1.0, 1.0), specularColor=(0.2,) * 3
-        )
-    return _container(client, spec, dynamics, collision, cache.visuals[key])
+    bottom = _BOTTOM_RADIUS[spec.kind] * spec.size_m
+    # The walls begin above the bottom: each that touched the table would cost 2 us a step for nothing.
+    wall = _round_wall(bottom - _WALL_M / 2, spec.size_m / 2 - _WALL_M, _WALL_M, spec.height_m)
+    collision = _boxes_collision(client, cache, key, [_floor(bottom), *wall])
+    visual = _round_visual(client, cache, key, spec.kind, (spec.size_m,) * 3)
+    return _container(client, spec, dynamics, collision, visual)
 
 
 def _tray(client: BulletClient, cache: ShapeCache, spec: ObjectSpec, dynamics: Dynamics) -> Body:
     half, height, t = spec.size_m / 2, spec.height_m, _WALL_M / 2
     boxes = [_Box((half, half, t), (0.0, 0.0, t))]
+    rise = height / 2 - t  # walls stand on the bottom, not on the table
     for sign in (-1.0, 1.0):
-        boxes.append(_Box((t, half, height / 2), (sign * (half - t), 0.0, height / 2)))
-        boxes.append(_Box((half, t, height / 2), (0.0, sign * (half - t), height / 2)))
+        boxes.append(_Box((t, half, rise), (sign * (half - t), 0.0, height / 2 + t)))
+        boxes.append(_Box((half, t, rise), (0.0, sign * (half - t), height / 2 + t)))
     key = ("tray", spec.size_m)
     return _container(
         client, spec, dynamics, _boxes_collision(client, cache, key, boxes), _boxes_visual(client, cache, key, boxes)
@@ -228,7 +249,7 @@ def _container(client: BulletClient, spec: ObjectSpec, dynamics: Dynamics, colli
         _CONTAINER_MASS_KG * dynamics.mass_scale, collision, visual, (*spec.position, spec.z), _yaw(spec.yaw_deg),
         (0.0, 0.0, com), useMaximalCoordinates=1,
     )  # fmt: skip
-    client.changeDynamics(uid, -1, lateralFriction=dynamics.friction, spinningFriction=0.002, restitution=0.0)
+    client.changeDynamics(uid, -1, lateralFriction=dynamics.friction, restitution=0.0)
     _paint(client, uid, -1, COLOR_RGB[spec.color])
     return Body(uid, spec, com)
 
@@ -320,16 +341,15 @@ def _button(client: BulletClient, cache: ShapeCache, spec: ObjectSpec, dynamics:
     base = [_Box((half, half, base_height / 2), (0.0, 0.0, base_height / 2))]
     cap_key = (*key, "cap")
     if cap_key not in cache.collisions:
-        cylinder = {"shapeType": pybullet.GEOM_CYLINDER, "radius": radius}
-        cache.collisions[cap_key] = client.createCollisionShape(**cylinder, height=cap_height)
-        cache.visuals[cap_key] = client.createVisualShape(
-            **cylinder, length=cap_height, rgbaColor=(1.0, 1.0, 1.0, 1.0), specularColor=(0.2,) * 3
+        cache.collisions[cap_key] = client.createCollisionShape(
+            pybullet.GEOM_CYLINDER, radius=radius, height=cap_height
         )
+    look = _round_visual(client, cache, cap_key, "cylinder", (2 * radius, 2 * radius, cap_height))
     uid = client.createMultiBody(
         0.0, _boxes_collision(client, cache, key, base), _boxes_visual(client, cache, key, base),
         (*spec.position, spec.z), _yaw(spec.yaw_deg),
         linkMasses=(0.02,), linkCollisionShapeIndices=(cache.collisions[cap_key],),
-        linkVisualShapeIndices=(cache.visuals[cap_key],), linkPositions=((0.0, 0.0, height - cap_height / 2),),
+        linkVisualShapeIndices=(look,), linkPositions=((0.0, 0.0, height - cap_height / 2),),
         linkOrientations=(_IDENTITY,), linkInertialFramePositions=((0.0, 0.0, 0.0),),
         linkInertialFrameOrientations=(_IDENTITY,), linkParentIndices=(0,),
         linkJointTypes=(pybullet.JOINT_PRISMATIC,), linkJointAxis=((0.0, 0.0, 1.0),),

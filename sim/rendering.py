@@ -16,12 +16,11 @@ from functools import lru_cache
 from typing import Literal
 
 import numpy as np
-import pybullet
 from numpy.typing import NDArray
-from pybullet_utils.bullet_client import BulletClient
 
 from hardware.camera_model import CameraModel, Frame, Intrinsics
 from hardware.errors import SceneError
+from sim.bullet import BulletClient, pybullet
 from sim.scene import CameraSpec, Look
 
 Float = NDArray[np.float64]

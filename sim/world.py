@@ -18,15 +18,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pybullet
 from numpy.typing import NDArray
-from pybullet_utils.bullet_client import BulletClient
 
 from hardware import kinematics
 from hardware.arm_spec import SO101, ArmSpec
 from hardware.camera_model import CameraModel, Frame
 from hardware.errors import SceneError
 from sim import bodies, rendering
+from sim.bullet import BulletClient, pybullet, quiet
 from sim.dynamics import (
     GRIPPER_TORQUE_NM,
     PAD_FRICTION,
@@ -84,7 +83,8 @@ class World:
         self._bodies: dict[str, bodies.Body] = {}
         self._buttons: tuple[bodies.Body, ...] = ()
         self._client: BulletClient | None = None
-        client = BulletClient(connection_mode=pybullet.GUI if gui else pybullet.DIRECT)
+        with quiet():
+            client = BulletClient(connection_mode=pybullet.GUI if gui else pybullet.DIRECT)
         self._client = client
         # The overlap cache in a fixed order makes restored and reloaded worlds repeat to the bit; it costs 1-2 %.
         client.setPhysicsEngineParameter(
@@ -114,10 +114,9 @@ class World:
         floor: int = client.createMultiBody(0.0, -1, slab, (0.0, 0.0, _FLOOR_Z_M))
         soft = client.createVisualShape(
             pybullet.GEOM_BOX, halfExtents=_TABLE_HALF_M, rgbaColor=white, specularColor=(0.0, 0.0, 0.0),
-            visualFramePosition=_TABLE_CENTRE_M,
         )
-        hard = client.createCollisionShape(pybullet.GEOM_PLANE, planeNormal=(0.0, 0.0, 1.0))
-        table: int = client.createMultiBody(0.0, hard, soft)
+        hard = client.createCollisionShape(pybullet.GEOM_BOX, halfExtents=_TABLE_HALF_M)
+        table: int = client.createMultiBody(0.0, hard, soft, _TABLE_CENTRE_M)
         client.changeDynamics(table, -1, lateralFriction=TABLE_FRICTION, restitution=0.0)
         return floor, table
 
@@ -180,7 +179,8 @@ class World:
         """Disconnect; safe to call twice."""
         if self._client is not None:
             client, self._client = self._client, None
-            client.disconnect()
+            with quiet():
+                client.disconnect()
 
     # Time ------------------------------------------------------------------------------------------------------------
 
@@ -402,8 +402,13 @@ class World:
     def _choose_renderer(self, pixels: int) -> str:
         if self._drawing is None:
             chosen = rendering.chosen_renderer(self._renderer, pixels)
-            if chosen == "egl" and self.client.loadPlugin(rendering.egl_plugin_path(), "_eglRendererPlugin") < 0:
-                raise SceneError("the EGL renderer failed to load here; use renderer='tiny'")
+            if chosen == "egl":
+                with quiet():
+                    loaded = self.client.loadPlugin(rendering.egl_plugin_path(), "_eglRendererPlugin") >= 0
+                if not loaded:
+                    raise SceneError("the EGL renderer failed to load here; use renderer='tiny'")
+                # The plugin draws only bodies that were built after it was loaded.
+                pass
             self._drawing = chosen
         return self._drawing
 

@@ -170,9 +170,7 @@ def say(
 ) -> tuple[list[Segment], bool]:
     """Words of a step, and whether they are a statement. ``imperative`` allows no statement (inside chains)."""
     patterns = (HELD_OUT if voice.held_out else TRAIN)[step.kind]
-    pattern = voice.dice.choice(patterns)
-    while imperative and pattern.statement:
-        pattern = voice.dice.choice(patterns)
+    pattern = voice.dice.choice([p for p in patterns if not p.statement] if imperative else patterns)
     return pattern.expand(voice.dice, slots_for(step, phrases, voice)), pattern.statement
 
 

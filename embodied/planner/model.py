@@ -78,7 +78,17 @@ def new_model(tokenizer: PreTrainedTokenizerFast, *, hidden: int = 192, layers: 
         frequencies = 2.0 ** torch.linspace(0.0, 6.0, hidden // 2)
         angles = values[:, None] * frequencies[None] * np.pi
         model.get_input_embeddings().weight[rows] = torch.cat([angles.sin(), angles.cos()], 1) * 0.03
+        positions = model.model.visual.pos_embed.weight
+        positions.copy_(grid_sinusoids(int(positions.shape[0] ** 0.5), positions.shape[1]) * 0.25)
     return model
+
+
+def grid_sinusoids(side: int, width: int) -> Tensor:
+    """Sinusoids of row and column (side * side, width): with small random positions a training finds no point for long."""
+    along = torch.linspace(0.0, 1.0, side)
+    angles = along[:, None] * (2.0 ** torch.linspace(0.0, 4.0, width // 4))[None] * np.pi
+    waves = torch.cat([angles.sin(), angles.cos()], 1)  # (side, width / 2)
+    return torch.cat([waves.repeat_interleave(side, 0), waves.repeat(side, 1)], 1)
 
 
 def patches_of(images: Tensor) -> Tensor:

@@ -113,6 +113,9 @@ class Learner(nn.Module):
         self.kind_head = nn.Linear(hidden, NO_KIND + 1)
         self.color_head = nn.Linear(hidden, NO_COLOR + 1)
         self.foot_head = nn.Linear(hidden, 2 * hidden)
+        # Number embeddings are short: without a scale the head would take hundreds of steps to say anything sharp.
+        self.foot_norm = nn.LayerNorm(hidden)
+        self.foot_scale = nn.Parameter(torch.tensor(6.0))
         numbers = number_ids(tokenizer)
         self.register_buffer("numbers", torch.tensor(numbers))
         of_token = torch.full((len(tokenizer),), -1)
@@ -175,7 +178,8 @@ class Learner(nn.Module):
         color = F.cross_entropy(self.color_head(visual).float().flatten(0, 1), batch["color"].flatten())
         table = self.model.model.language_model.embed_tokens.weight[self.numbers]
         b = visual.shape[0]
-        logits = F.linear(self.foot_head(visual).view(b, VISUAL_TOKENS, 2, -1), table).float()
+        wanted = self.foot_norm(self.foot_head(visual).view(b, VISUAL_TOKENS, 2, -1)) * self.foot_scale
+        logits = F.linear(wanted, table).float()
         known = ~batch["foot"].isnan()
         bins = batch["foot"].nan_to_num(0.0).round().clamp(0, len(self.numbers) - 1).long()
         loss = -(self.soft_numbers[bins] * logits.log_softmax(-1)).sum(-1)

@@ -14,8 +14,8 @@ from sim.bodies import DRAWER_TRAVEL_M, HANDLE_WIDTH_M
 from sim.experts.expert import Expert, Move, Point, apart, raised
 from sim.urdf_so101 import FIXED_FACE_M
 
-#: Tool height (m) while at the handle, which reaches from 10 to 46 mm.
-HANDLE_Z = 0.032
+#: Tool height (m) while at the handle, which reaches from 10 to 46 mm: the tips stay clear of the strut behind it (32 mm).
+HANDLE_Z = 0.0405
 #: Gripper opening around the handle: the moving jaw must fit between handle and drawer front, which are 26 mm apart.
 HANDLE_OPENING = 0.17
 #: Distance (m) at which the fixed finger comes down before the handle; closing brings the other jaw up from behind.

@@ -24,7 +24,7 @@ TRAVEL_Z = 0.10
 LIFT_Z = 0.10
 #: Gripper openings: to go round an object, to let go of one, and below which nothing is held.
 OPEN = 0.42
-RELEASE = 0.32
+RELEASE = 0.40
 EMPTY = 0.06
 #: The tool moves at most so far in one control step of 1/20 s: 0.25 m/s, the safety core's limit.
 STEP_M = 0.0125
