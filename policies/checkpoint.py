@@ -90,7 +90,9 @@ def load_point_network(folder: Path | str | None = None) -> PointNetwork:
             )
         network.load_state_dict(load(weights))
     except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"the policy in {folder} does not fit this version: {_first_line(error)}; {_AGAIN}") from error
+        raise CheckpointError(
+            f"the policy in {folder} does not fit this version: {_first_line(error)}; {_AGAIN}"
+        ) from error
     return network.eval()
 
 

@@ -146,7 +146,9 @@ class Turns:
         return policy_target if self._policy_acts else expert_target
 
 
-def collect(skill: Skill, n: int, seed: int, *, first: int = 0, round_: int = 0, policy: Policy | None = None) -> list[Demo]:
+def collect(
+    skill: Skill, n: int, seed: int, *, first: int = 0, round_: int = 0, policy: Policy | None = None
+) -> list[Demo]:
     """Demonstrations ``first`` to ``first + n - 1`` of a skill. Raises ``CheckpointError`` if the expert keeps failing."""
     stage = _stage()
     demos = []
@@ -219,7 +221,9 @@ def collect_shards(
             for _ in _carry_out(missing, workers):
                 progress.advance(bar)
     except OSError as error:
-        raise CheckpointError(f"cannot write demonstrations to {folder}: {error.strerror}; choose another --data") from error
+        raise CheckpointError(
+            f"cannot write demonstrations to {folder}: {error.strerror}; choose another --data"
+        ) from error
     return [demo for job in jobs for demo in load_shard(job.path)]
 
 

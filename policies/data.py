@@ -69,7 +69,9 @@ def load_shard(path: Path) -> list[Demo]:
     try:
         with np.load(path, allow_pickle=False) as file:
             if int(file["format"]) != FORMAT:
-                raise CheckpointError(f"{path} has data format {int(file['format'])}, not {FORMAT}; delete it to collect anew")
+                raise CheckpointError(
+                    f"{path} has data format {int(file['format'])}, not {FORMAT}; delete it to collect anew"
+                )
             stored = {key: file[key] for key in file.files}
             ends = np.cumsum(stored["length"])
             return [
@@ -94,7 +96,9 @@ class DemoSet:
 
         demos = list(demos)
         if not demos:
-            raise CheckpointError("there are no demonstrations to learn from; collect some with `embodied train policy`")
+            raise CheckpointError(
+                "there are no demonstrations to learn from; collect some with `embodied train policy`"
+            )
         lengths = np.array([len(demo.q) for demo in demos])
         starts = np.cumsum(lengths) - lengths
         row = np.arange(lengths.sum())

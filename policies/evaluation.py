@@ -165,5 +165,7 @@ def show(result: dict[str, Any], console: Console) -> None:
     for name, row in {**result["by"], "all": result["success"]}.items():
         steps = result["metrics"].get(f"steps_{name}")
         interval = f"{row['low']:.3f} to {row['high']:.3f}"
-        table.add_row(name, f"{row['rate']:.3f}", interval, str(row["episodes"]), "" if steps is None else f"{steps:.0f}")
+        table.add_row(
+            name, f"{row['rate']:.3f}", interval, str(row["episodes"]), "" if steps is None else f"{steps:.0f}"
+        )
     console.print(table)

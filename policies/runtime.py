@@ -36,7 +36,14 @@ Reason = Literal["done", "timeout", "fault", "interrupted"]
 
 #: Seconds after which a skill is given up: about twice what the slowest demonstration takes.
 TIMEOUT_S: dict[Skill, float] = {
-    "reach": 10.0, "pick": 15.0, "place": 15.0, "bowl": 15.0, "stack": 20.0, "push": 20.0, "open": 20.0, "close": 20.0,
+    "reach": 10.0,
+    "pick": 15.0,
+    "place": 15.0,
+    "bowl": 15.0,
+    "stack": 20.0,
+    "push": 20.0,
+    "open": 20.0,
+    "close": 20.0,
     "press": 15.0,
 }
 #: A chain of refused commands this long ends the skill: the safety core will not change its mind.

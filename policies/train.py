@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from policies.data import Demo, DemoSet
     from policies.point import PointNetwork
 
+
 @dataclass(frozen=True)
 class TrainConfig:
     """Train the low-level policy: collect demonstrations, imitate, correct, measure, write a model card."""
@@ -120,9 +121,13 @@ def train(config: TrainConfig, *, console: Console | None = None) -> dict[str, A
     torch.manual_seed(config.seed)
     try:
         config.out.mkdir(parents=True, exist_ok=True)
-        (config.out / "train.json").write_text(json.dumps(asdict(config), default=str, indent=2) + "\n", encoding="utf-8")
+        (config.out / "train.json").write_text(
+            json.dumps(asdict(config), default=str, indent=2) + "\n", encoding="utf-8"
+        )
     except OSError as error:
-        raise CheckpointError(f"cannot write to {config.out}: {error.strerror}; choose another folder with --out") from error
+        raise CheckpointError(
+            f"cannot write to {config.out}: {error.strerror}; choose another folder with --out"
+        ) from error
 
     state = new_state(config)
     if config.resume:
@@ -188,7 +193,9 @@ def fit(config: TrainConfig, state: TrainState, data: DemoSet, *, console: Conso
             losses["loss"].backward()
             torch.nn.utils.clip_grad_norm_(state.network.parameters(), 1.0)
             state.optimizer.step()
-            _average(state, min(config.ema, (1.0 + state.update) / (10.0 + state.update)) if state.round == 0 else config.ema)
+            _average(
+                state, min(config.ema, (1.0 + state.update) / (10.0 + state.update)) if state.round == 0 else config.ema
+            )
             state.update += 1
             if state.update % config.save_every == 0 or state.update == total:
                 row = {key: float(value.detach()) for key, value in losses.items()}
@@ -272,7 +279,9 @@ def load_state(folder: Path, state: TrainState) -> None:
             moments.setdefault(int(index), {})[name] = value
         state.optimizer.load_state_dict({**state.optimizer.state_dict(), "state": moments})
     except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"cannot resume from {path}: {str(error).splitlines()[0]}; start without --resume") from error
+        raise CheckpointError(
+            f"cannot resume from {path}: {str(error).splitlines()[0]}; start without --resume"
+        ) from error
     state.round, state.update, state.log = counters["round"], counters["update"], counters["log"]
 
 
@@ -284,7 +293,9 @@ def save_weights(config: TrainConfig, state: TrainState, *, card: str = "", made
     """Write the averaged weights to ``config.out`` as a checkpoint that ``load_policy`` reads."""
     from policies.checkpoint import save_point
 
-    save_point(config.out, state.average, card=card or "# Point policy, still in training\n", made=made or {"finished": False})
+    save_point(
+        config.out, state.average, card=card or "# Point policy, still in training\n", made=made or {"finished": False}
+    )
 
 
 def finish(config: TrainConfig, state: TrainState, *, console: Console, seconds: float) -> dict[str, Any]:
@@ -302,7 +313,8 @@ def finish(config: TrainConfig, state: TrainState, *, console: Console, seconds:
     if config.evaluate < 1:
         return {}
     result = evaluate(
-        EvalConfig(weights=config.out, episodes=config.evaluate, seed=config.seed, skills=config.skills), console=console
+        EvalConfig(weights=config.out, episodes=config.evaluate, seed=config.seed, skills=config.skills),
+        console=console,
     )
     made["evaluation"] = result
     save_weights(config, state, card=model_card(config, made, result), made=made)
@@ -354,7 +366,9 @@ def model_card(config: TrainConfig, made: dict[str, Any], result: dict[str, Any]
             "|---|---|---|",
         ]
         rows = {**result["by"], "all": result["success"]}
-        lines += [f"| {name} | {row['rate']:.3f} | {row['low']:.3f} to {row['high']:.3f} |" for name, row in rows.items()]
+        lines += [
+            f"| {name} | {row['rate']:.3f} | {row['low']:.3f} to {row['high']:.3f} |" for name, row in rows.items()
+        ]
     else:
         lines += ["Not measured."]
     lines += [

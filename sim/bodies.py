@@ -163,7 +163,10 @@ def _round_wall(bottom_r: float, top_r: float, bottom_z: float, top_z: float) ->
     for k in range(_RING):
         a = math.tau * k / _RING
         turn = pybullet.multiplyTransforms(
-            (0, 0, 0), (0, 0, math.sin(a / 2), math.cos(a / 2)), (0, 0, 0), (0, math.sin(lean / 2), 0, math.cos(lean / 2))
+            (0, 0, 0),
+            (0, 0, math.sin(a / 2), math.cos(a / 2)),
+            (0, 0, 0),
+            (0, math.sin(lean / 2), 0, math.cos(lean / 2)),
         )[1]
         boxes.append(_Box((_WALL_M / 2, width, length / 2), (radius * math.cos(a), radius * math.sin(a), z), turn))
     return boxes
@@ -306,7 +309,10 @@ def _drawer(client: BulletClient, cache: ShapeCache, spec: ObjectSpec, dynamics:
     cabinet, box, handle = _drawer_boxes(DrawerShape.of(spec.size_m))
     key = ("drawer", spec.size_m)
     # The handle is a link of its own only so that it can have its own colour; it is fixed to the sliding box.
-    moving = _boxes_collision(client, cache, (*key, "box"), box), _boxes_collision(client, cache, (*key, "handle"), handle)
+    moving = (
+        _boxes_collision(client, cache, (*key, "box"), box),
+        _boxes_collision(client, cache, (*key, "handle"), handle),
+    )
     looks = _boxes_visual(client, cache, (*key, "box"), box), _boxes_visual(client, cache, (*key, "handle"), handle)
     zero = ((0.0, 0.0, 0.0), (0.0, 0.0, 0.0))
     uid = client.createMultiBody(
@@ -357,7 +363,13 @@ def _button(client: BulletClient, cache: ShapeCache, spec: ObjectSpec, dynamics:
     client.changeDynamics(uid, 0, jointLowerLimit=-BUTTON_TRAVEL_M, jointUpperLimit=0.0, restitution=0.0)
     # A motor with bounded force that always wants to be up: a spring without the stiffness that would ring at 240 Hz.
     client.setJointMotorControl2(
-        uid, 0, pybullet.POSITION_CONTROL, targetPosition=0.0, positionGain=0.2, velocityGain=1.0, force=_BUTTON_SPRING_N
+        uid,
+        0,
+        pybullet.POSITION_CONTROL,
+        targetPosition=0.0,
+        positionGain=0.2,
+        velocityGain=1.0,
+        force=_BUTTON_SPRING_N,
     )
     _paint(client, uid, -1, (0.42, 0.42, 0.45))
     _paint(client, uid, 0, COLOR_RGB[spec.color])

@@ -9,15 +9,13 @@ import ctypes
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 
 def _flush_c() -> None:
     # C buffers its own stdout; without this the lines come out later, past the redirection.
-    try:
+    with suppress(OSError, AttributeError, TypeError):
         ctypes.CDLL(None).fflush(None)
-    except (OSError, AttributeError, TypeError):
-        pass
 
 
 @contextmanager

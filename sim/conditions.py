@@ -196,7 +196,9 @@ def _on(world: World, c: On, start: Start) -> float:
     if support.kind in CONTAINERS:
         return _in(world, In(c.object, c.support), start)
     if support.kind not in ("cube", "cylinder"):
-        raise SceneError(f"nothing can be put on {c.support!r}, a {support.kind}; choose a cube, a cylinder or a container")
+        raise SceneError(
+            f"nothing can be put on {c.support!r}, a {support.kind}; choose a cube, a cylinder or a container"
+        )
     foot, under = world.object_foot(c.object), world.object_position(c.support)
     top = float(under[2]) + 0.5 * support.height_m
     return min(

@@ -77,9 +77,12 @@ def random_scene(
 def _wanted(
     rng: np.random.Generator, required: Sequence[Kind], count: tuple[int, int], kinds: Sequence[Kind] | None
 ) -> list[Kind]:
-    pool = [k for k in (kinds if kinds is not None else KIND_WEIGHTS)]
+    pool = list(kinds if kinds is not None else KIND_WEIGHTS)
     if kinds is None and rng.random() < UNIFORM_SHARE:
-        pool = [*rng.choice(GRASPABLE, int(rng.integers(1, 3)), replace=False), *rng.choice(CONTAINERS, 2, replace=False)]
+        pool = [
+            *rng.choice(GRASPABLE, int(rng.integers(1, 3)), replace=False),
+            *rng.choice(CONTAINERS, 2, replace=False),
+        ]
     weights = np.array([KIND_WEIGHTS[k] for k in pool])
     wanted = list(required)
     total = max(int(rng.integers(count[0], count[1] + 1)), len(wanted))
@@ -126,10 +129,21 @@ def _place(
         widest = DRAWER_AZIMUTH_RAD if kind == "drawer" else AZIMUTH_RAD
         azimuth = float(rng.uniform(-widest, widest))
         x, y = PAN_AXIS[0] + radius * math.cos(azimuth), PAN_AXIS[1] + radius * math.sin(azimuth)
-        yaw = math.degrees(azimuth) if kind == "drawer" else float(rng.uniform(-45, 45)) if kind in ("cube", "tray") else 0.0
+        yaw = (
+            math.degrees(azimuth)
+            if kind == "drawer"
+            else float(rng.uniform(-45, 45))
+            if kind in ("cube", "tray")
+            else 0.0
+        )
         opening = float(rng.choice([0.0, 1.0], p=[0.65, 0.35])) if kind == "drawer" else 0.0
         spec = ObjectSpec(
-            kind=kind, color=color, position=(round(x, 4), round(y, 4)), yaw_deg=round(yaw, 1), size_m=size, opening=opening
+            kind=kind,
+            color=color,
+            position=(round(x, 4), round(y, 4)),
+            yaw_deg=round(yaw, 1),
+            size_m=size,
+            opening=opening,
         )
         if all(_apart(spec, other) for other in placed):
             return spec

@@ -25,7 +25,9 @@ ARMS: tuple[Rgb, ...] = (
 
 
 def _near(rng: np.random.Generator, rgb: Rgb, spread: float) -> Rgb:
-    r, g, b = np.clip(np.asarray(rgb) + rng.normal(0.0, spread, 3) + rng.normal(0.0, spread), 0.0, 1.0).round(3).tolist()
+    r, g, b = (
+        np.clip(np.asarray(rgb) + rng.normal(0.0, spread, 3) + rng.normal(0.0, spread), 0.0, 1.0).round(3).tolist()
+    )
     return (r, g, b)
 
 

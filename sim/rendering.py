@@ -122,7 +122,12 @@ class Wanted:
 
 
 def take_picture(
-    client: BulletClient, renderer: Literal["egl", "tiny"], model: CameraModel, look: Look, wanted: Wanted, stamp_s: float
+    client: BulletClient,
+    renderer: Literal["egl", "tiny"],
+    model: CameraModel,
+    look: Look,
+    wanted: Wanted,
+    stamp_s: float,
 ) -> Frame:
     """Draw what ``model`` sees. Shadows exist only in TinyRenderer; elsewhere the wish is ignored."""
     k = model.intrinsics

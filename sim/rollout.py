@@ -9,7 +9,6 @@ data then shows how to come back from states that the expert alone would not hav
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -20,13 +19,12 @@ from hardware.arm_spec import SO101
 from hardware.errors import EmbodiedError, SceneError, UnreachableError
 from hardware.kinematics import inverse_any_pitch
 from hardware.robot import Observation
-from sim.bodies import DRAWER_TRAVEL_M
 from sim.conditions import At, Closed, Condition, Held, In, On, Opened, Pressed, Reached, Start, holds
 from sim.dynamics import Dynamics
 from sim.experts import SKILLS, SkillGoal, make_expert
 from sim.robot import SimRobot
 from sim.scene import CONTAINERS, GRASPABLE, KINDS, Kind, Scene
-from sim.tasks.layout import Layout, in_reach, outline_m, polar, polar_of
+from sim.tasks.layout import Layout, polar
 from sim.world import World
 
 Float = NDArray[np.float64]

@@ -39,7 +39,14 @@ SIZES_M: dict[Kind, tuple[float, float, float]] = {
 }
 #: Height over size. A tray's and a plate's height is that of the rim.
 ASPECT: dict[Kind, float] = {
-    "cube": 1.0, "cylinder": 1.15, "ball": 1.0, "bowl": 0.36, "tray": 0.12, "plate": 0.10, "drawer": 0.60, "button": 0.45,
+    "cube": 1.0,
+    "cylinder": 1.15,
+    "ball": 1.0,
+    "bowl": 0.36,
+    "tray": 0.12,
+    "plate": 0.10,
+    "drawer": 0.60,
+    "button": 0.45,
 }
 COLOR_RGB: dict[Color, tuple[float, float, float]] = {
     "red": (0.85, 0.10, 0.10),

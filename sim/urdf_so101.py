@@ -77,7 +77,7 @@ def _jaw_shapes(spec: ArmSpec) -> list[Shape]:
 
 
 def _gripper_shapes(spec: ArmSpec) -> list[Shape]:
-    tool_x, tool_y, tool_z = spec.tool_origin.xyz
+    tool_x, _, tool_z = spec.tool_origin.xyz
     face, tip = tool_x - FIXED_FACE_M, tool_z - TIP_BEYOND_TOOL_M
     back = face - _PAD_M
 

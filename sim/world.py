@@ -111,13 +111,17 @@ class World:
     def _build_room(self, client: BulletClient) -> tuple[int, int]:
         white = (1.0, 1.0, 1.0, 1.0)
         slab = client.createVisualShape(pybullet.GEOM_BOX, halfExtents=(4.0, 4.0, 0.02), rgbaColor=white)
-        floor: int = client.createMultiBody(0.0, -1, slab, (0.0, 0.0, _FLOOR_Z_M))
         soft = client.createVisualShape(
-            pybullet.GEOM_BOX, halfExtents=_TABLE_HALF_M, rgbaColor=white, specularColor=(0.0, 0.0, 0.0),
+            pybullet.GEOM_BOX,
+            halfExtents=_TABLE_HALF_M,
+            rgbaColor=white,
+            specularColor=(0.0, 0.0, 0.0),
         )
         hard = client.createCollisionShape(pybullet.GEOM_BOX, halfExtents=_TABLE_HALF_M)
         table: int = client.createMultiBody(0.0, hard, soft, _TABLE_CENTRE_M)
         client.changeDynamics(table, -1, lateralFriction=TABLE_FRICTION, restitution=0.0)
+        # After the table: TinyRenderer draws in this order, and most of the floor is behind the table.
+        floor: int = client.createMultiBody(0.0, -1, slab, (0.0, 0.0, _FLOOR_Z_M))
         return floor, table
 
     def _build_arm(self, client: BulletClient) -> int:
@@ -368,7 +372,9 @@ class World:
     def _now(self, body: bodies.Body) -> ObjectSpec:
         name, kind = body.spec.name, body.spec.kind
         foot, (_, turn) = self.object_foot(name), self.object_pose(name)
-        yaw = math.degrees(math.atan2(2 * (turn[3] * turn[2] + turn[0] * turn[1]), 1 - 2 * (turn[1] ** 2 + turn[2] ** 2)))
+        yaw = math.degrees(
+            math.atan2(2 * (turn[3] * turn[2] + turn[0] * turn[1]), 1 - 2 * (turn[1] ** 2 + turn[2] ** 2))
+        )
         update: dict[str, Any] = {
             "position": (float(foot[0]), float(foot[1])), "z": float(foot[2]), "yaw_deg": yaw,
         }  # fmt: skip
@@ -408,7 +414,6 @@ class World:
                 if not loaded:
                     raise SceneError("the EGL renderer failed to load here; use renderer='tiny'")
                 # The plugin draws only bodies that were built after it was loaded.
-                pass
             self._drawing = chosen
         return self._drawing
 

@@ -64,8 +64,10 @@ def test_features_do_not_change_when_arm_and_goal_turn_together(rng: np.random.G
     c, s = np.cos(turn), np.sin(turn)
     turned_goal = np.append(pan + np.array([[c, -s], [s, c]]) @ (goal[:2] - pan), goal[2])
     turned_q = q - np.array([turn, 0, 0, 0, 0, 0])  # the pan axis points down
-    rows = [raw_row(joints, joints, [joints] * len(HISTORY), 1, point, point)
-            for joints, point in ((q, goal), (turned_q, turned_goal))]
+    rows = [
+        raw_row(joints, joints, [joints] * len(HISTORY), 1, point, point)
+        for joints, point in ((q, goal), (turned_q, turned_goal))
+    ]
     one, other = features(torch.from_numpy(np.stack(rows))).numpy()
     pan_itself = len(SKILLS)  # the raw pan angle is a feature too, for the joint limits' sake
     np.testing.assert_allclose(np.delete(one, pan_itself), np.delete(other, pan_itself), atol=2e-4)
@@ -73,7 +75,9 @@ def test_features_do_not_change_when_arm_and_goal_turn_together(rng: np.random.G
 
 
 def test_a_row_holds_what_its_slices_say() -> None:
-    row = raw_row(np.zeros(6), np.ones(6), [np.full(6, 2.0)] * len(HISTORY), 3, np.array([1, 2, 3]), np.array([4, 5, 6]))
+    row = raw_row(
+        np.zeros(6), np.ones(6), [np.full(6, 2.0)] * len(HISTORY), 3, np.array([1, 2, 3]), np.array([4, 5, 6])
+    )
     assert row.shape == (RAW_WIDTH,)
     assert row[GOAL_SLICE].tolist() == [1, 2, 3, 4, 5, 6]
 

@@ -139,7 +139,10 @@ class Packer:
             out["position"][here] = np.arange(len(ids))
             begin = at + len(said.ids)
             out["target"][begin : at + len(ids) - 1] = ids[len(said.ids) + 1 :]
-            looks = [*self._mentions(example, said.offsets, names), *self._points(example, answer, labels, len(said.ids) + 1)]
+            looks = [
+                *self._mentions(example, said.offsets, names),
+                *self._points(example, answer, labels, len(said.ids) + 1),
+            ]
             for offset, layer, objects in looks[: WATCHED - watched]:
                 where = labels.of_object[objects].any(0).astype(np.float32)
                 if where.any():

@@ -22,14 +22,16 @@ LABELS = tuple(f"{color} {kind}" for color in COLORS for kind in KINDS)
 MOST_CALLS = 12
 
 
-def plan_grammar(*, labels: Sequence[str] = LABELS, numbers: Sequence[str] = NUMBERS, most_calls: int = MOST_CALLS) -> str:
+def plan_grammar(
+    *, labels: Sequence[str] = LABELS, numbers: Sequence[str] = NUMBERS, most_calls: int = MOST_CALLS
+) -> str:
     """A Lark grammar of compact plan JSON about objects called ``labels`` with coordinates from ``numbers``."""
     grasp = [label for label in labels if label.split()[-1] in ("cube", "cylinder", "ball")] or list(labels)
     drawer = [label for label in labels if label.split()[-1] == "drawer"] or list(labels)
     button = [label for label in labels if label.split()[-1] == "button"] or list(labels)
     point = r'"\",\"point_2d\":[" NUMBER "," NUMBER'
     rules = [
-        'start: "[" (ask | refuse | act ("," act)~0..%d) "]"' % (most_calls - 1),
+        f'start: "[" (ask | refuse | act ("," act)~0..{most_calls - 1}) "]"',
         "act: pick | place | push | reach | open | close | press | home",
         rf'pick: "{{\"skill\":\"pick\",\"object\":\"" GRASP {point} "]}}"',
         rf'reach: "{{\"skill\":\"reach\",\"object\":\"" LABEL {point} "]}}"',
@@ -37,7 +39,7 @@ def plan_grammar(*, labels: Sequence[str] = LABELS, numbers: Sequence[str] = NUM
         rf'close: "{{\"skill\":\"close\",\"object\":\"" DRAWER {point} "]}}"',
         rf'press: "{{\"skill\":\"press\",\"object\":\"" BUTTON {point} "]}}"',
         rf'push: "{{\"skill\":\"push\",\"direction\":\"" DIRECTION "\",\"object\":\"" GRASP {point} "]}}"',
-        rf'place: "{{\"skill\":\"place\",\"relation\":\"" (beside | on)',
+        r'place: "{\"skill\":\"place\",\"relation\":\"" (beside | on)',
         rf'beside: RELATION "\",\"object\":\"" LABEL {point} "]}}"',
         rf'on: "on\",\"object\":\"" LABEL {point} ("],\"top_2d\":[" NUMBER "," NUMBER)? "]}}"',
         r'home: "{\"skill\":\"home\"}"',

@@ -29,7 +29,9 @@ def new_model(tokenizer: PreTrainedTokenizerFast, *, hidden: int = 192, layers: 
 
     from embodied.planner.tokenizer import END, IMAGE, PAD, VIDEO, VISION_END, VISION_START, number_ids
 
-    ids = {text: int(tokenizer.convert_tokens_to_ids(text)) for text in (PAD, END, IMAGE, VIDEO, VISION_END, VISION_START)}
+    ids = {
+        text: int(tokenizer.convert_tokens_to_ids(text)) for text in (PAD, END, IMAGE, VIDEO, VISION_END, VISION_START)
+    }
     head = 48
     config = Qwen3VLConfig(
         text_config={
@@ -42,7 +44,10 @@ def new_model(tokenizer: PreTrainedTokenizerFast, *, hidden: int = 192, layers: 
             "head_dim": head,
             "max_position_embeddings": 2048,
             "rope_parameters": {
-                "rope_type": "default", "rope_theta": 10000.0, "mrope_section": [8, 8, 8], "mrope_interleaved": True,
+                "rope_type": "default",
+                "rope_theta": 10000.0,
+                "mrope_section": [8, 8, 8],
+                "mrope_interleaved": True,
             },
             "pad_token_id": ids[PAD],
             "eos_token_id": ids[END],
@@ -109,8 +114,11 @@ class Tables(nn.Module):
         visual = model.model.visual
         grid = torch.tensor([[1, ROWS, COLS]])
         indices, weights = reference.get_vision_interpolation_indices_and_weights(
-            grid, num_grid_per_side=visual.num_grid_per_side, mode=visual.interpolation_mode,
-            align_corners=visual.interpolation_align_corners, spatial_merge_size=1,
+            grid,
+            num_grid_per_side=visual.num_grid_per_side,
+            mode=visual.interpolation_mode,
+            align_corners=visual.interpolation_align_corners,
+            spatial_merge_size=1,
         )
         positions = reference.get_vision_position_ids(grid, 1)
         cos, sin = visual.rotary_pos_emb(torch.zeros(1), positions)
@@ -160,7 +168,13 @@ def see(visual: Any, tables: Tables, patches: Tensor) -> tuple[Tensor, list[Tens
 
 
 def think(
-    language: Any, embeddings: Tensor, deep: list[Tensor], cos: Tensor, sin: Tensor, mask: Tensor, watch: tuple[int, ...]
+    language: Any,
+    embeddings: Tensor,
+    deep: list[Tensor],
+    cos: Tensor,
+    sin: Tensor,
+    mask: Tensor,
+    watch: tuple[int, ...],
 ) -> tuple[Tensor, dict[int, tuple[Tensor, Tensor]]]:
     """Token embeddings (B, L, hidden), visual ones at 1..192, to last hidden states (B, L, hidden).
 

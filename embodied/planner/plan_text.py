@@ -87,7 +87,9 @@ def parse_plan(text: str, *, scale: float = SCALE) -> Plan:
     try:
         data = json.loads(found.group())
     except json.JSONDecodeError as error:
-        raise PlanError(f"the planner's answer is not valid JSON ({error.msg}); try again or use another model") from error
+        raise PlanError(
+            f"the planner's answer is not valid JSON ({error.msg}); try again or use another model"
+        ) from error
     if isinstance(data, dict):
         data = data.get("calls", [data])
     if not isinstance(data, list):

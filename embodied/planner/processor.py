@@ -52,7 +52,9 @@ def prepare(tokenizer: PreTrainedTokenizerFast, rgb: NDArray[np.uint8], words: s
     from embodied.planner.model import patches_of
 
     ids = tokenizer(
-        f"{VISION_START}{IMAGE * VISUAL_TOKENS}{VISION_END}{words}{START}", add_special_tokens=False, return_tensors="pt"
+        f"{VISION_START}{IMAGE * VISUAL_TOKENS}{VISION_END}{words}{START}",
+        add_special_tokens=False,
+        return_tensors="pt",
     )["input_ids"]
     image = tokenizer.convert_tokens_to_ids(IMAGE)
     picture = torch.from_numpy(shrink(rgb).copy())[None]

@@ -67,7 +67,9 @@ def render_shards(folder: Path, *, first: int, last: int, seed: int, size: int =
             scenes.append(scene)
         np.save(path.with_suffix(".npy"), images, allow_pickle=False)
         part = path.with_suffix(f".part{os.getpid()}")
-        part.write_text("".join(scene.model_dump_json(exclude_defaults=True) + "\n" for scene in scenes), encoding="utf-8")
+        part.write_text(
+            "".join(scene.model_dump_json(exclude_defaults=True) + "\n" for scene in scenes), encoding="utf-8"
+        )
         os.replace(part, path)
     if world is not None:
         world.close()

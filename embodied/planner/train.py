@@ -45,7 +45,9 @@ def train(config: TrainPlannerConfig) -> Path:
     """Run the training; returns the folder of the model. Progress goes to standard output and ``OUT/log.jsonl``."""
     torch.manual_seed(config.seed)
     torch.set_num_threads(config.threads)
-    device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device)
+    device = torch.device(
+        ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
+    )
     config.out.mkdir(parents=True, exist_ok=True)
     renderer = _render_in_background(config)
     try:
@@ -55,7 +57,10 @@ def train(config: TrainPlannerConfig) -> Path:
         state = State(learner, config)
         if config.resume:
             state.load()
-        print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, vocabulary {len(tokenizer)}", flush=True)
+        print(
+            f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, vocabulary {len(tokenizer)}",
+            flush=True,
+        )
         _loop(config, learner, state, tokenizer, device)
         return state.save(tokenizer)
     finally:
@@ -73,7 +78,11 @@ def _loop(
     while (progress := state.progress()) < 1.0:
         began = time.monotonic()
         batch = {key: torch.from_numpy(value).to(device) for key, value in next(source).items()}
-        rate = config.lr * min(1.0, (state.step + 1) / config.warm_up) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
+        rate = (
+            config.lr
+            * min(1.0, (state.step + 1) / config.warm_up)
+            * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
+        )
         for group in state.optimizer.param_groups:
             group["lr"] = rate
         with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
@@ -140,11 +149,13 @@ class Learner(nn.Module):
         segment = F.pad(batch["segment"], (2 + VISUAL_TOKENS, 0), value=0)
         same = (segment[:, None, :] == segment[:, :, None]) | (segment[:, None, :] == 0)
         mask = (same & self.earlier)[:, None]
-        hidden, watched = think(
-            language, embeddings, deep, cos, sin, mask, watch=(LOOK_FOR_MENTION, LOOK_FOR_POINT)
-        )
+        hidden, watched = think(language, embeddings, deep, cos, sin, mask, watch=(LOOK_FOR_MENTION, LOOK_FOR_POINT))
         logits = F.linear(hidden[:, 2 + VISUAL_TOKENS :], self.model.lm_head.weight).float()
-        return self._text_losses(logits, batch["target"]) | self._patch_losses(visual, batch) | self._look_loss(watched, batch)
+        return (
+            self._text_losses(logits, batch["target"])
+            | self._patch_losses(visual, batch)
+            | self._look_loss(watched, batch)
+        )
 
     def _angles(self, language: Any, position: Tensor) -> tuple[Tensor, Tensor]:
         b = position.shape[0]
@@ -236,7 +247,9 @@ class State:
         part.mkdir()
         # Tied weights share memory, which the format refuses: every tensor gets its own.
         save_file({n: t.detach().cpu().clone().contiguous() for n, t in tensors.items()}, part / "state.safetensors")
-        (part / "state.json").write_text(json.dumps({"step": self.step, "seconds": self.seconds, "seed": self.config.seed}))
+        (part / "state.json").write_text(
+            json.dumps({"step": self.step, "seconds": self.seconds, "seed": self.config.seed})
+        )
         _swap(part, self.config.out / "state")
         folder = self.config.out / "model"
         export(self.learner.model, self.averages, tokenizer, folder)
@@ -256,7 +269,9 @@ class State:
         with torch.no_grad():
             for name, p in self.learner.named_parameters():
                 p.copy_(tensors[f"weights.{name}"])
-                kept = {k.split(".", 2)[1]: v for k, v in tensors.items() if k.startswith("optimizer.") and k.split(".", 2)[2] == name}
+                prefix = "optimizer."
+                mine = [k for k in tensors if k.startswith(prefix) and k.split(".", 2)[2] == name]
+                kept = {k.split(".", 2)[1]: tensors[k] for k in mine}
                 if kept:
                     self.optimizer.state[p] = kept
             for name in self.averages:

@@ -11,7 +11,7 @@ from functools import cached_property
 
 from hardware.kinematics import tool_position
 from sim.bodies import DRAWER_TRAVEL_M, HANDLE_WIDTH_M
-from sim.experts.expert import Expert, Move, Point, apart, raised
+from sim.experts.expert import Expert, Move, Point, apart
 from sim.urdf_so101 import FIXED_FACE_M
 
 #: Tool height (m) while at the handle, which reaches from 10 to 46 mm: the tips stay clear of the strut behind it (32 mm).
