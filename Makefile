@@ -6,7 +6,7 @@
 VENV ?= .venv
 PYTHON ?=
 PIP_ARGS ?=
-RUN ?= embodied run "put the red cube in the blue bowl" --scene 7
+RUN ?= embodied run "put the red cube in the blue bowl" --scene scenes/first.json
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check

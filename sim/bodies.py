@@ -8,7 +8,9 @@ making them is what building a body spends its time on.
 from __future__ import annotations
 
 import math
+import shutil
 import tempfile
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,7 +63,12 @@ class ShapeCache:
     collisions: dict[tuple[Any, ...], int] = field(default_factory=dict)
     visuals: dict[tuple[Any, ...], int] = field(default_factory=dict)
     meshes: dict[str, Path] = field(default_factory=dict)
-    folder: tempfile.TemporaryDirectory[str] = field(default_factory=tempfile.TemporaryDirectory)
+    folder: Path = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="embodied-shapes-"))
+        # Not TemporaryDirectory: that warns when a world is dropped without being closed, which is allowed.
+        weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
 
 
 @dataclass(frozen=True)
@@ -179,7 +186,9 @@ def _floor(radius: float) -> _Box:
 
 def _revolved_obj(profile: list[tuple[float, float]], segments: int = 28) -> str:
     """Wavefront text of a surface of revolution; (radius, height) walked so that the outside lies to the right."""
-    vertices, normals, faces = [], [], []
+    vertices: list[str] = []
+    normals: list[str] = []
+    faces: list[str] = []
     for (r0, z0), (r1, z1) in zip(profile, profile[1:], strict=False):
         length = math.hypot(r1 - r0, z1 - z0)
         nr, nz = (z1 - z0) / length, (r0 - r1) / length
@@ -209,7 +218,7 @@ _PROFILES: dict[str, list[tuple[float, float]]] = {
 def _round_visual(client: BulletClient, cache: ShapeCache, key: tuple[Any, ...], profile: str, scale: Vector3) -> int:
     if key not in cache.visuals:
         if profile not in cache.meshes:
-            path = Path(cache.folder.name) / f"{profile}.obj"
+            path = cache.folder / f"{profile}.obj"
             path.write_text(_revolved_obj(_PROFILES[profile]), encoding="utf-8")
             cache.meshes[profile] = path
         cache.visuals[key] = client.createVisualShape(

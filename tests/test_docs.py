@@ -98,7 +98,7 @@ def test_file_map_misses_no_part() -> None:
         for package in ("hardware", "sim", "policies", "embodied")
         for init in (ROOT / package).rglob("__init__.py")
     }
-    folders |= {f"{name}/" for name in ("tests", "docs", "notebooks", "benchmarks") if (ROOT / name).is_dir()}
+    folders |= {f"{name}/" for name in ("scenes", "tests", "docs", "notebooks", "benchmarks") if (ROOT / name).is_dir()}
     assert folders <= mapped, f"add to the README's file map: {sorted(folders - mapped)}"
 
 
@@ -123,16 +123,19 @@ def test_python_example_names_what_exists(code: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("code", _blocks(README, "python"), ids=lambda code: code.strip().splitlines()[0][:40])
-def test_python_example_runs(code: str, tmp_path: Path) -> None:
-    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+def test_python_example_runs(code: str) -> None:
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stdout + result.stderr
 
 
 def test_scene_example_is_a_scene(tmp_path: Path) -> None:
     from sim.scene import Scene
 
-    examples = _blocks(README, "json")
-    assert examples
+    examples = [
+        *_blocks(README, "json"),
+        *(path.read_text(encoding="utf-8") for path in (ROOT / "scenes").glob("*.json")),
+    ]
+    assert len(examples) >= 2
     for text in examples:
         path = tmp_path / "scene.json"
         path.write_text(text, encoding="utf-8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
 
 from hardware.kinematics import tool_position
@@ -24,6 +25,8 @@ class PressExpert(Expert):
 
     def decide(self, q: list[float]) -> Move:
         tool = tool_position(self.spec, q)
-        side, _ = apart(tool, self.down)
-        done = side < 0.012 and tool[2] < float(self.goal.point[2]) + DOWN_Z
+        side, height = apart(tool, self.down)
+        # Far out the tool tilts and touches the cap with its edge, a little higher: there it is down when nothing moves.
+        stopped = bool(self.previous) and math.dist(tool, tool_position(self.spec, self.previous)) < 0.0005
+        done = side < 0.012 and (height < DOWN_Z - PRESS_Z or (stopped and height < DOWN_Z - PRESS_Z + 0.006))
         return self.go(q, self.hover(tool, self.down, top_m=0.06), 0.0, done=done)

@@ -12,6 +12,9 @@ from hardware.kinematics import tool_position
 from sim.experts.expert import GRIP_Z, OPEN, RELEASE, Expert, Move, Point, apart, raised
 from sim.experts.pick import PICK_SHIFT_M
 
+#: Tool height (m) while sliding: a hair more than while gripping, so that the object is not pressed onto the table.
+SLIDE_Z = GRIP_Z + 0.002
+
 
 class PushExpert(Expert):
     """Slides the object from ``goal.point`` to ``goal.to``; ends there, still low, with the gripper open."""
@@ -27,7 +30,7 @@ class PushExpert(Expert):
     def end(self, opening: float) -> Point:
         """Where the tool lets go of an object of that width."""
         if self._end is None or abs(opening - self._end_for) > 0.004:
-            self._end = self.beside_jaws(raised(self.goal.to, GRIP_Z), self.held_shift_m(opening))
+            self._end = self.beside_jaws(raised(self.goal.to, SLIDE_Z), self.held_shift_m(opening))
             self._end_for = opening
         return self._end
 
@@ -39,7 +42,7 @@ class PushExpert(Expert):
             end = self.end(q[5])
             if not self.still(q):
                 return self.go(q, self.grip if apart(tool, self.grip)[0] < 0.01 else tool, 0.0)
-            return self.let_go(q, end) if apart(tool, end)[0] < 0.004 else self.go(q, end, 0.0)
+            return self.let_go(q, end) if apart(tool, end)[0] < 0.005 else self.go(q, end, 0.0)
         # Let go near the end and still low: the work is done. Nothing else brings the tool down there.
         if apart(tool, raised(self.goal.to, GRIP_Z))[0] < 0.03 and tool[2] - self.goal.to[2] < GRIP_Z + 0.012:
             return self.go(q, tool, RELEASE, done=q[5] > RELEASE - 0.06)

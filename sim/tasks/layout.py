@@ -19,7 +19,7 @@ AZIMUTH_RAD = math.radians(55.0)
 #: A drawer's middle: its handle must be in reach both shut and open.
 DRAWER_RADIUS_M = (0.262, 0.300)
 #: Free table (m) between the outlines of two objects; the opened jaw needs it.
-GAP_M = 0.034
+GAP_M = 0.026
 _TRIES = 400
 
 
