@@ -21,7 +21,7 @@ FORMAT = 1
 CONFIG, MODEL, STATS, CARD = "config.json", "model.safetensors", "stats.json", "README.md"
 #: The weights that ship with the project.
 SHIPPED = Path(__file__).parent / "weights" / "point"
-_AGAIN = "train one with `embodied train policy`, or leave the folder out to use the shipped weights"
+_AGAIN = "train one with `embodied train policy`, name its folder, or restore the shipped weights"
 
 
 def save_point(folder: Path, network: PointNetwork, *, card: str, made: Mapping[str, Any]) -> None:

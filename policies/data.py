@@ -11,6 +11,7 @@ stopped.
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,7 +68,8 @@ def save_shard(path: Path, demos: Sequence[Demo]) -> None:
 def load_shard(path: Path) -> list[Demo]:
     """Read one shard. Raises ``CheckpointError`` when it is not one."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # Opened here, since numpy leaves its own handle open when the archive inside is broken.
+        with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
             if int(file["format"]) != FORMAT:
                 raise CheckpointError(
                     f"{path} has data format {int(file['format'])}, not {FORMAT}; delete it to collect anew"
@@ -84,7 +86,7 @@ def load_shard(path: Path) -> list[Demo]:
                 )
                 for index, (end, length) in enumerate(zip(ends, stored["length"], strict=True))
             ]
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise CheckpointError(f"{path} is no shard of demonstrations: {error}; delete it to collect anew") from error
 
 

@@ -14,7 +14,7 @@ says whether the task is done now.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import gymnasium
 import numpy as np
@@ -49,7 +49,7 @@ _FAR_M = 2.0
 class SkillEnv(gymnasium.Env[Any, Array]):
     """One skill in a new random scene each episode."""
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 20}
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012 (declared so by gymnasium)
 
     def __init__(self, skill: str = "pick", obs_type: ObsType = "state", render_mode: str | None = None) -> None:
         if skill not in ENVIRONMENTS.values():
@@ -71,8 +71,7 @@ class SkillEnv(gymnasium.Env[Any, Array]):
                     "agent_pos": spaces.Box(-4.0, 4.0, (6,), np.float32),
                 }
             )
-        state = spaces.Box(-4.0, 4.0, (20,), np.float32)
-        return state
+        return spaces.Box(-4.0, 4.0, (20,), np.float32)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Draw a scene and a start; the same seed gives the same episode to the bit."""
@@ -132,8 +131,7 @@ class SkillEnv(gymnasium.Env[Any, Array]):
         elif self.skill == "press":
             extra[1] = float(world.button_pressed(self._episode.target))
         parts = (seen.q, seen.command, world.tool_pose()[:3, 3], place, extra)
-        state = np.clip(np.concatenate([np.asarray(p, float) for p in parts]), -4.0, 4.0).astype(np.float32)
-        return state
+        return np.clip(np.concatenate([np.asarray(p, float) for p in parts]), -4.0, 4.0).astype(np.float32)
 
     def _info(self) -> dict[str, Any]:
         start: Start = self._start
@@ -176,9 +174,7 @@ def register() -> None:
     """Make the environments known to gymnasium; done on import and through gymnasium's plug-in entry point."""
     for name, skill in ENVIRONMENTS.items():
         if f"embodied/{name}-v0" not in gymnasium.registry:
-            gymnasium.register(
-                f"embodied/{name}-v0", "sim.envs:make", max_episode_steps=STEPS, kwargs={"skill": skill}
-            )
+            gymnasium.register(f"embodied/{name}-v0", "sim.envs:make", max_episode_steps=STEPS, kwargs={"skill": skill})
 
 
 register()

@@ -21,7 +21,7 @@ from hardware.kinematics import inverse_any_pitch
 from hardware.robot import Observation
 from sim.conditions import At, Closed, Condition, Held, In, On, Opened, Pressed, Reached, Start, holds
 from sim.dynamics import Dynamics
-from sim.experts import SKILLS, SkillGoal, make_expert
+from sim.experts import SKILLS, Expert, SkillGoal, make_expert
 from sim.robot import SimRobot
 from sim.scene import CONTAINERS, GRASPABLE, KINDS, Kind, Scene
 from sim.tasks.layout import Layout, polar
@@ -231,13 +231,18 @@ class Stage:
         self.world = World(Scene(), dynamics=dynamics)
         self.robot = SimRobot(self.world)
 
-    def begin(self, episode: SkillEpisode, dynamics: Dynamics | None = None) -> tuple[SkillGoal, Start] | None:
-        """Set an episode up: scene, start pose, the held object picked up. None if that pick fails."""
+    def load(self, scene: Scene, start_q: Float | None = None, dynamics: Dynamics | None = None) -> None:
+        """Swap in a scene, the arm at ``start_q`` (6,) or home, and a robot that has forgotten everything."""
         if dynamics is not None:
             self.world.dynamics = dynamics
-        self.world.load(episode.scene)
-        self.world.reset_arm(episode.start_q)
+        self.world.load(scene)
+        if start_q is not None:
+            self.world.reset_arm(start_q)
         self.robot = SimRobot(self.world)
+
+    def begin(self, episode: SkillEpisode, dynamics: Dynamics | None = None) -> tuple[SkillGoal, Start] | None:
+        """Set an episode up: scene, start pose, the held object picked up. None if that pick fails."""
+        self.load(episode.scene, episode.start_q, dynamics)
         start = Start.of(self.world)
         if episode.held:
             foot = self.world.object_foot(episode.held)
@@ -250,17 +255,22 @@ class Stage:
         self,
         goal: SkillGoal,
         *,
+        expert: type[Expert] | None = None,
         noise: NoiseSource | None = None,
         dwell: int = DWELL_STEPS,
         max_steps: int = MAX_STEPS,
         on_step: Callable[[Observation, Float, Float, bool], None] | None = None,
     ) -> bool:
-        """Let the expert carry out a goal; returns whether it came to be done. ``on_step``: observation, wanted, sent."""
-        expert, robot = make_expert(self.world.spec, goal), self.robot
+        """Let the expert carry out a goal; returns whether it came to be done.
+
+        ``expert``: another than the skill's own. ``on_step`` gets observation, target wanted, target sent, done.
+        """
+        robot = self.robot
+        actor = make_expert(self.world.spec, goal) if expert is None else expert(self.world.spec, goal)
         done_for = 0
         for _ in range(max_steps):
             observation = robot.observe()
-            move = expert.act(observation)
+            move = actor.act(observation)
             sent = move.target if noise is None else self.world.spec.clip(move.target + noise.next())
             if on_step is not None:
                 on_step(observation, move.target, sent, move.done)

@@ -123,7 +123,17 @@ class Look(_Data):
 
 
 def _default_cameras() -> tuple[CameraSpec, ...]:
-    return (CameraSpec(), CameraSpec(name="wrist", mount="wrist", width=128, height=128, fov_y_deg=70.0))
+    # Position and target of a wrist camera are in the tool's frame: beside the gripper, looking past its fingers.
+    wrist = CameraSpec(
+        name="wrist",
+        mount="wrist",
+        width=128,
+        height=128,
+        fov_y_deg=70.0,
+        position=(0.0, 0.06, -0.09),
+        target=(0.0, 0.0, 0.02),
+    )
+    return (CameraSpec(), wrist)
 
 
 class Scene(_Data):

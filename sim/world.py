@@ -44,6 +44,7 @@ _TABLE_HALF_M = (0.60, 0.70, 0.02)
 _TABLE_CENTRE_M = (0.15, 0.0, -0.02)
 _FLOOR_Z_M = -0.70
 _TOPPLED_COS = 0.7
+_FAR_AWAY_M = (0.0, 0.0, 50.0)
 
 
 @dataclass(frozen=True)
@@ -149,28 +150,38 @@ class World:
         self._jaw_span = opened - self._closed
         return arm
 
-    def load(self, scene: Scene) -> None:
-        """Replace everything by ``scene``: objects, look, cameras, the arm at home, time zero. Saved states expire."""
+    def load(self, scene: Scene, dynamics: Dynamics | None = None) -> None:
+        """Replace everything by ``scene``: objects, look, cameras, the arm at home, time zero. Saved states expire.
+
+        ``dynamics`` replaces those in use; a ``SimRobot`` on this world must be made anew then.
+        """
+        if dynamics is not None:
+            self.dynamics = dynamics
+        if self._generation == 0 or scene.look != self.scene.look:
+            self._paint(scene)
+        self.scene = scene
+        self._cameras = {spec.name: spec for spec in scene.cameras}
+        self._gains = [self.dynamics.position_gain] * 6
+        self._rebuild(scene.objects)
+        self._generation += 1
+        self._pressed: set[str] = set()
+        self._substeps = 0
+
+    def _rebuild(self, objects: tuple[ObjectSpec, ...]) -> None:
+        """New bodies for ``objects`` and the arm at home, so that what follows does not depend on what was before."""
         client = self.client
-        for state in self._states:
-            client.removeState(state)
-        self._states.clear()
         for body in self._bodies.values():
             client.removeBody(body.uid)
         self._bodies.clear()
-        first = self._generation == 0
-        if first or scene.look != self.scene.look:
-            self._paint(scene)
-        self._generation += 1
-        self.scene = scene
-        self._cameras = {spec.name: spec for spec in scene.cameras}
-        for spec in scene.objects:
+        # The broad phase keeps a fat box around each link and widens it along the way the link came, which decides which
+        # islands are solved together and so the last digits. A jump to far away and back gives every link an exact box.
+        for base in (_FAR_AWAY_M, (0.0, 0.0, 0.0)):
+            client.resetBasePositionAndOrientation(self._arm, base, (0.0, 0.0, 0.0, 1.0))
+            self.reset_arm(self.spec.home)
+            client.performCollisionDetection()
+        for spec in objects:
             self._bodies[spec.name] = bodies.build(client, self._cache, spec, self.dynamics)
         self._buttons = tuple(b for b in self._bodies.values() if b.spec.kind == "button")
-        self._pressed: set[str] = set()
-        self._substeps = 0
-        self._gains = [self.dynamics.position_gain] * 6
-        self.reset_arm(self.spec.home)
 
     def _paint(self, scene: Scene) -> None:
         client, look = self.client, scene.look

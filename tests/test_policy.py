@@ -148,13 +148,13 @@ def test_the_network_learns(rng: np.random.Generator) -> None:
     batch = {RAW: torch.from_numpy(data.raw), CHUNK: torch.from_numpy(data.chunk), DONE: torch.from_numpy(data.done)}
     network.fit_statistics(batch[RAW], batch[CHUNK])
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-2)
-    first = float(point_loss(network, batch)["loss"])
+    first = float(point_loss(network, batch)["loss"].detach())
     for _ in range(100):
         optimizer.zero_grad()
         loss = point_loss(network, batch)["loss"]
         loss.backward()
         optimizer.step()
-    assert float(loss) < 0.6 * first
+    assert float(loss.detach()) < 0.6 * first
 
 
 class InterruptedConsole(Console):

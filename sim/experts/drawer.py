@@ -65,7 +65,8 @@ class OpenExpert(_DrawerExpert):
             self.closing = False
         if self.closing:
             if opened:
-                return self.let_go(q, self.end, HANDLE_OPENING)
+                self.closing = False
+                return self.go(q, self.end, HANDLE_OPENING)
             return self.go(q, self.end if pulled > 0.004 or self.still(q) else self.grip, 0.0)
         side, height = apart(tool, self.grip)
         if height < 0.012 and opened and apart(tool, self.end)[0] < 0.02:

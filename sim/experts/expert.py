@@ -22,9 +22,9 @@ Point = tuple[float, float, float]
 GRIP_Z = 0.012
 TRAVEL_Z = 0.10
 LIFT_Z = 0.10
-#: Gripper openings: to go round an object, to let go of one, and below which nothing is held.
-OPEN = 0.42
-RELEASE = 0.40
+#: Gripper openings: to go round an object, how much further to open for letting one go, and below which nothing is held.
+OPEN = 0.41
+RELEASE = 0.12
 EMPTY = 0.06
 #: The tool moves at most so far in one control step of 1/20 s: 0.25 m/s, the safety core's limit.
 STEP_M = 0.0125
@@ -64,6 +64,7 @@ class Expert(ABC):
     goal: SkillGoal
     previous: list[float] = field(default_factory=list, init=False)  # q one step ago
     closing: bool = field(default=False, init=False)  # told the gripper to close, and have not let go since
+    released: float = field(default=OPEN, init=False)  # how far the gripper is opened after letting go
 
     def act(self, observation: Observation) -> Move:
         """The joint target for the next control step, from measured joints and the last command."""
@@ -135,10 +136,11 @@ class Expert(ABC):
         self.closing = True
         return self.go(q, at, 0.0)
 
-    def let_go(self, q: list[float], at: Point, opening: float = RELEASE) -> Move:
-        """Open the gripper where it is."""
+    def let_go(self, q: list[float], at: Point) -> Move:
+        """Open the gripper where it is, no wider than needed: neighbours may be near."""
         self.closing = False
-        return self.go(q, at, opening)
+        self.released = q[5] + RELEASE
+        return self.go(q, at, self.released)
 
     def missed(self, q: list[float]) -> bool:
         """Whether the gripper has closed on nothing."""

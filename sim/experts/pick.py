@@ -7,9 +7,9 @@ from functools import cached_property
 from hardware.kinematics import tool_position
 from sim.experts.expert import GRIP_Z, LIFT_Z, OPEN, Expert, Move, Point, apart, raised
 
-#: Where the object's middle lies between the open jaws, on the tool's x axis: the fixed finger 24 mm away clears the
+#: Where the object's middle lies between the open jaws, on the tool's x axis: the fixed finger 27 mm away clears the
 #: corners of every cube, and the closing jaw slides the object up to it.
-PICK_SHIFT_M = -0.004
+PICK_SHIFT_M = -0.007
 
 
 class PickExpert(Expert):

@@ -7,7 +7,7 @@ close further than it can.
 from __future__ import annotations
 
 from hardware.kinematics import tool_position
-from sim.experts.expert import GRIP_Z, RELEASE, TRAVEL_Z, Expert, Move, Point, apart, raised
+from sim.experts.expert import GRIP_Z, TRAVEL_Z, Expert, Move, Point, apart, raised
 
 
 class PlaceExpert(Expert):
@@ -40,11 +40,11 @@ class PlaceExpert(Expert):
         return self.go(q, self.hover(tool, spot, slack_m=0.6 * self.precision_m, top_m=self.travel_z - GRIP_Z), 0.0)
 
     def leave(self, q: list[float], tool: Point) -> Move:
-        """Open fully before moving, then straight up from where the tool is."""
+        """Open before moving, then straight up from where the tool is."""
         top = float(self.goal.point[2]) + self.travel_z
-        if q[5] < RELEASE - 0.05:
-            return self.go(q, tool, RELEASE)
-        return self.go(q, (tool[0], tool[1], top), RELEASE, done=tool[2] > top - 0.012)
+        if q[5] < self.released - 0.05:
+            return self.go(q, tool, self.released)
+        return self.go(q, (tool[0], tool[1], top), self.released, done=tool[2] > top - 0.012)
 
 
 class BowlExpert(PlaceExpert):

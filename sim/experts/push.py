@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import cached_property
 
 from hardware.kinematics import tool_position
-from sim.experts.expert import GRIP_Z, OPEN, RELEASE, Expert, Move, Point, apart, raised
+from sim.experts.expert import GRIP_Z, OPEN, Expert, Move, Point, apart, raised
 from sim.experts.pick import PICK_SHIFT_M
 
 #: Tool height (m) while sliding: a hair more than while gripping, so that the object is not pressed onto the table.
@@ -45,7 +45,7 @@ class PushExpert(Expert):
             return self.let_go(q, end) if apart(tool, end)[0] < 0.005 else self.go(q, end, 0.0)
         # Let go near the end and still low: the work is done. Nothing else brings the tool down there.
         if apart(tool, raised(self.goal.to, GRIP_Z))[0] < 0.03 and tool[2] - self.goal.to[2] < GRIP_Z + 0.012:
-            return self.go(q, tool, RELEASE, done=q[5] > RELEASE - 0.06)
+            return self.go(q, tool, self.released, done=q[5] > self.released - 0.05)
         side, height = apart(tool, self.grip)
         if side < 0.005 and height < 0.004 and q[5] > OPEN - 0.08:
             return self.close(q, self.grip)
