@@ -9,10 +9,11 @@ seeds of 1_000_000 and more, so no evaluation episode was ever trained on.
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,10 +30,13 @@ from policies.runtime import ChunkBlender, RuntimeOptions
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from sim.conditions import Start
     from sim.dynamics import Dynamics
     from sim.experts import SkillGoal
-    from sim.rollout import Stage
+    from sim.rollout import SkillEpisode, Stage
 
+#: Joint motion per control step while something held is carried home, rad.
+CARRY_RAD = 0.06
 #: Attempts at one demonstration before the expert is taken to be broken.
 MAX_ATTEMPTS = 40
 
@@ -97,10 +101,10 @@ def demonstrate(
     from sim.rollout import CALM, DWELL_STEPS, MAX_STEPS, Noise, SkillEpisode
 
     episode = SkillEpisode.sample(skill, rng)
-    begun = stage.begin(episode, random_dynamics(rng, variation))
+    begun = begin(stage, episode, random_dynamics(rng, variation), rng)
     if begun is None:
         return None
-    goal, start = begun[0], begun[1]
+    goal, start = begun
     told = _told(goal, rng, variation)
     noise = CALM if rng.random() < variation.calm_share else Noise()
     disturb = noise.source(rng)
@@ -124,6 +128,25 @@ def demonstrate(
     # An expert that believes in a success that is none must not teach that belief.
     use = np.ones(len(q)) if success else 1.0 - done
     return Demo(skill, 0, q, command, target, done.astype(np.float64), use, told.point, told.to)
+
+
+def begin(
+    stage: Stage, episode: SkillEpisode, dynamics: Dynamics, rng: np.random.Generator
+) -> tuple[SkillGoal, Start] | None:
+    """Set an episode up; half of those that begin with something in the gripper begin at home, where an agent takes
+    what it picked to look at the table again, the others over the place of the pick. None if that fails."""
+    from sim.conditions import Held, holds
+
+    begun = stage.begin(episode, dynamics)
+    if begun is None or not episode.held or rng.random() < 0.5:
+        return begun
+    robot = stage.robot
+    first = robot.observe().command
+    home = np.append(robot.spec.home[:5] + rng.normal(0.0, 0.03, 5), first[5])
+    steps = max(1, math.ceil(float(np.abs(home - first).max()) / CARRY_RAD))
+    for share in np.minimum(np.arange(1, steps + 4) / steps, 1.0):  # a few more steps to come to rest
+        robot.act(first + share * (home - first))
+    return begun if holds(stage.world, Held(episode.held), begun[1]) else None
 
 
 class Turns:
@@ -157,7 +180,7 @@ def collect(
             rng = np.random.default_rng((seed, round_, SKILLS.index(skill), index, attempt))
             demo = demonstrate(stage, skill, rng, policy=policy)
             if demo is not None:
-                demos.append(demo)
+                demos.append(replace(demo, seed=index))
                 break
         else:
             raise CheckpointError(f"the expert for {skill} failed {MAX_ATTEMPTS} times in a row; nothing to learn from")

@@ -5,8 +5,8 @@ is stored of it is only what the policy will be given (joints, commands, goal po
 ``.npz`` files of ``SHARD`` demonstrations each, written whole or not at all, so an interrupted collection goes on where it
 stopped.
 
-    <data>/demos/pick-0003.npz        q (N, 6), command (N, 6), target (N, 6), done (N,), use (N,)
-                                      length (E,), goal (E, 3), to (E, 3), seed (E,), skill, format
+    <data>/demos/seed0-pick-0003-25.npz        q (N, 6), command (N, 6), target (N, 6), done (N,), use (N,)
+                                               length (E,), goal (E, 3), to (E, 3), seed (E,), skill, format
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Demo:
     """One skill, start to end, one row per control step."""
 
     skill: Skill
-    seed: int
+    seed: int  # number of the episode within its skill and round
     q: Float  # (T, 6) measured
     command: Float  # (T, 6) sent last, before this step
     target: Float  # (T, 6) what the expert wants at this step

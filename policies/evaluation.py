@@ -45,7 +45,7 @@ class EvalConfig:
     skills: tuple[Skill, ...] = SKILLS
     """Which skills to measure."""
     goal_noise_m: float = 0.0
-    """Standard deviation of an error added to goal points along x and y, as a planner would make."""
+    """Standard deviation of an error of goal points along x and y (stack: half of it along z), as a planner makes."""
     mode: Literal["ensemble", "receding"] = "ensemble"
     """How chunks become commands."""
     json: bool = False
@@ -119,6 +119,7 @@ def evaluate(config: EvalConfig, *, console: Console | None = None, policy: Poli
 
 def run_episode(stage: Stage, runtime: PolicyRuntime, skill: Skill, index: int, config: EvalConfig) -> Outcome:
     """Evaluation episode ``index`` of a skill; it depends on (seed, skill, index) alone."""
+    from policies.collect import begin
     from sim.conditions import holds
     from sim.dynamics import Dynamics
     from sim.rollout import SkillEpisode
@@ -126,11 +127,12 @@ def run_episode(stage: Stage, runtime: PolicyRuntime, skill: Skill, index: int, 
     rng = np.random.default_rng((SEED_BASE + config.seed, SKILLS.index(skill), index))
     while True:
         episode = SkillEpisode.sample(skill, rng)
-        begun = stage.begin(episode, Dynamics())
+        begun = begin(stage, episode, Dynamics(), rng)
         if begun is not None:  # the scripted pick that sets a placing episode up may fail: draw another
             break
     true_goal, start = begun
-    error = np.append(rng.normal(0.0, 1.0, 2) * config.goal_noise_m, 0.0)
+    error = rng.normal(0.0, 1.0, 3) * config.goal_noise_m
+    error[2] *= 0.5 if skill == "stack" else 0.0  # the other skills act on the table, whose height is known
     goal = Goal(skill, true_goal.point + error, true_goal.to + error)
     result = runtime.run(stage.robot, goal)
     for _ in range(SETTLE_STEPS if result.done else 0):

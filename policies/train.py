@@ -38,21 +38,21 @@ if TYPE_CHECKING:
 class TrainConfig:
     """Train the low-level policy: collect demonstrations, imitate, correct, measure, write a model card."""
 
-    out: Path = Path("policy")
+    out: Path = Path("runs/policy")
     """Folder for the weights and the model card."""
     data: Path = Path("data/policy")
     """Folder for demonstrations; those already there are used again."""
     skills: tuple[Skill, ...] = SKILLS
     """Which skills to learn."""
-    demos: int = 400
+    demos: int = 300
     """Demonstrations per skill."""
-    rounds: int = 2
+    rounds: int = 1
     """Rounds of correction (DAgger) after imitation."""
-    corrections: int = 150
+    corrections: int = 100
     """Episodes per skill and round of correction."""
     updates: int = 8000
     """Gradient steps of imitation."""
-    round_updates: int = 5000
+    round_updates: int = 6000
     """Gradient steps after each round of correction."""
     batch: int = 512
     """Rows per gradient step."""
@@ -70,7 +70,7 @@ class TrainConfig:
     """Hidden units per layer of the network."""
     layers: int = 3
     """Hidden layers of the network."""
-    evaluate: int = 50
+    evaluate: int = 100
     """Episodes per skill of the evaluation at the end; 0 leaves it out."""
     workers: int = 1
     """Processes that collect demonstrations."""
@@ -121,9 +121,7 @@ def train(config: TrainConfig, *, console: Console | None = None) -> dict[str, A
     torch.manual_seed(config.seed)
     try:
         config.out.mkdir(parents=True, exist_ok=True)
-        (config.out / "train.json").write_text(
-            json.dumps(asdict(config), default=str, indent=2) + "\n", encoding="utf-8"
-        )
+        (config.out / "state").mkdir(exist_ok=True)
     except OSError as error:
         raise CheckpointError(
             f"cannot write to {config.out}: {error.strerror}; choose another folder with --out"
@@ -304,7 +302,8 @@ def finish(config: TrainConfig, state: TrainState, *, console: Console, seconds:
 
     made: dict[str, Any] = {
         "command": command_line(),
-        "config": json.loads(json.dumps(asdict(config), default=str)),
+        # Without the folders of the machine that trained it.
+        "config": {key: value for key, value in asdict(config).items() if key not in ("out", "data", "resume")},
         "train_seconds": round(seconds),
         "losses": state.log[-1:],
         "finished": True,

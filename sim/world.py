@@ -45,17 +45,31 @@ _TABLE_CENTRE_M = (0.15, 0.0, -0.02)
 _FLOOR_Z_M = -0.70
 _TOPPLED_COS = 0.7
 _FAR_AWAY_M = (0.0, 0.0, 50.0)
+_SETTLE = 10  # collision passes; each forgets at least one pair of boxes that no longer touch
+
+
+@dataclass(frozen=True)
+class BodyState:
+    """Pose, velocity and joint of one object; what PyBullet calls the base is its centre of mass."""
+
+    position: tuple[float, ...]
+    turn: tuple[float, ...]
+    velocity: tuple[float, ...]
+    spin: tuple[float, ...]
+    joint: tuple[float, float] | None  # position and speed of a drawer's slide or a button's cap
 
 
 @dataclass(frozen=True)
 class WorldState:
-    """An exact snapshot of one scene's world; valid until another scene is loaded."""
+    """A snapshot of a world: plain data that outlives it and can be sent to another process."""
 
-    generation: int
-    bullet_id: int
+    scene: Scene
+    dynamics: Dynamics
     substeps: int
     pressed: frozenset[str]
     target: tuple[float, ...]
+    joints: tuple[tuple[float, float], ...]  # the arm's angles and speeds as PyBullet has them
+    objects: tuple[BodyState, ...]  # in the scene's order
 
 
 class World:
@@ -79,7 +93,6 @@ class World:
         self._renderer = renderer
         self._drawing: str | None = None
         self._generation = 0
-        self._states: list[int] = []
         self._cache = bodies.ShapeCache()
         self._bodies: dict[str, bodies.Body] = {}
         self._buttons: tuple[bodies.Body, ...] = ()
@@ -87,6 +100,7 @@ class World:
         with quiet():
             client = BulletClient(connection_mode=pybullet.GUI if gui else pybullet.DIRECT)
         self._client = client
+        client.resetSimulation(flags=pybullet.RESET_USE_SIMPLE_BROADPHASE)
         # The overlap cache in a fixed order makes restored and reloaded worlds repeat to the bit; it costs 1-2 %.
         client.setPhysicsEngineParameter(
             fixedTimeStep=1.0 / PHYSICS_HZ, numSolverIterations=SOLVER_ITERATIONS, deterministicOverlappingPairs=1
@@ -131,6 +145,7 @@ class World:
             with open(path, "w", encoding="utf-8") as file:
                 file.write(so101_urdf(self.spec))
             arm: int = client.loadURDF(path, useFixedBase=True)
+        self._base_com = client.getBasePositionAndOrientation(arm)[0]
         links = {client.getJointInfo(arm, j)[12].decode(): j for j in range(client.getNumJoints(arm))}
         self._finger, self._jaw = links[self.spec.jaw_origin.parent], links[self.spec.jaw_origin.child]
         self._joints = [*(links[o.child] for o in self.spec.arm_origins), self._jaw]
@@ -151,7 +166,7 @@ class World:
         return arm
 
     def load(self, scene: Scene, dynamics: Dynamics | None = None) -> None:
-        """Replace everything by ``scene``: objects, look, cameras, the arm at home, time zero. Saved states expire.
+        """Replace everything by ``scene``: objects, look, cameras, the arm at home, time zero.
 
         ``dynamics`` replaces those in use; a ``SimRobot`` on this world must be made anew then.
         """
@@ -175,10 +190,11 @@ class World:
         self._bodies.clear()
         # The broad phase keeps a fat box around each link and widens it along the way the link came, which decides which
         # islands are solved together and so the last digits. A jump to far away and back gives every link an exact box.
-        for base in (_FAR_AWAY_M, (0.0, 0.0, 0.0)):
+        for base in (_FAR_AWAY_M, self._base_com):
             client.resetBasePositionAndOrientation(self._arm, base, (0.0, 0.0, 0.0, 1.0))
             self.reset_arm(self.spec.home)
-            client.performCollisionDetection()
+            for _ in range(_SETTLE):
+                client.performCollisionDetection()
         for spec in objects:
             self._bodies[spec.name] = bodies.build(client, self._cache, spec, self.dynamics)
         self._buttons = tuple(b for b in self._bodies.values() if b.spec.kind == "button")
@@ -449,18 +465,39 @@ class World:
     # Snapshots -------------------------------------------------------------------------------------------------------
 
     def save(self) -> WorldState:
-        """Remember everything; ``restore`` brings it back to the bit. Takes about 1 ms; freed when a scene is loaded."""
+        """Remember everything. What follows ``save`` and what follows a ``restore`` are equal to the bit.
+
+        PyBullet's own snapshots are not that exact, so this one is data from which the world is built again. Saving
+        builds it again too (some milliseconds), which may change the running world in the sixteenth digit.
+        """
         state = WorldState(
-            self._generation, self.client.saveState(), self._substeps, frozenset(self._pressed), self._target
-        )
-        self._states.append(state.bullet_id)
+            self.scene, self.dynamics, self._substeps, frozenset(self._pressed), self._target,
+            tuple((s[0], s[1]) for s in self.client.getJointStates(self._arm, self._joints)),
+            tuple(self._body_state(body) for body in self._bodies.values()),
+        )  # fmt: skip
+        self.restore(state)
         return state
 
+    def _body_state(self, body: bodies.Body) -> BodyState:
+        client = self.client
+        joint = None if body.joint is None else tuple(client.getJointState(body.uid, body.joint)[:2])
+        return BodyState(
+            *client.getBasePositionAndOrientation(body.uid), *client.getBaseVelocity(body.uid),
+            joint=joint,
+        )  # fmt: skip
+
     def restore(self, state: WorldState) -> None:
-        """Go back to a saved state. Raises ``SceneError`` if a scene was loaded since."""
-        if state.generation != self._generation:
-            raise SceneError("this state was saved before the present scene was loaded; save again after World.load")
-        self.client.restoreState(state.bullet_id)
+        """Go back to a saved state, also one of another scene or another world."""
+        client, cid = self.client, self._cid
+        self.load(state.scene, state.dynamics)
+        for body, now in zip(self._bodies.values(), state.objects, strict=True):
+            if body.joint is not None:  # fixed to the table: only its joint can have moved
+                client.resetJointState(body.uid, body.joint, *now.joint)
+                continue
+            client.resetBasePositionAndOrientation(body.uid, now.position, now.turn)
+            client.resetBaseVelocity(body.uid, now.velocity, now.spin)
+        for joint, (angle, speed) in zip(self._joints, state.joints, strict=True):
+            pybullet.resetJointState(self._arm, joint, angle, speed, physicsClientId=cid)
+        self.set_arm_target(list(state.target))
         self._substeps = state.substeps
         self._pressed = set(state.pressed)
-        self.set_arm_target(list(state.target))

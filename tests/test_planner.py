@@ -207,7 +207,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> TrainPlannerConfig:
     rendering.render_shards(folder / "data", first=0, last=1, seed=1, size=12)
     return TrainPlannerConfig(
         out=folder / "out", data=folder / "data", images=12, steps=3, batch=2, compile=False, hidden=96, layers=4,
-        log_every=1, warm_up=1,
+        log_every=1, warm_up=1, evaluate=0,
     )  # fmt: skip
 
 
@@ -248,6 +248,8 @@ def test_training_falls_resumes_exactly_and_loads_as_transformers_loads(
 
     from transformers import AutoModelForImageTextToText
 
+    card = (whole / "README.md").read_text(encoding="utf-8")
+    assert "Not measured" in card and "seed 0" in card
     loaded = AutoModelForImageTextToText.from_pretrained(whole, local_files_only=True)
     assert type(loaded).__name__ == "Qwen3VLForConditionalGeneration"
 

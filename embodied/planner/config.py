@@ -40,6 +40,8 @@ class TrainPlannerConfig:
     """Time between checkpoints."""
     log_every: int = 20
     """Steps between lines of log."""
+    evaluate: int = 100
+    """Questions per suite of the evaluation at the end, for the model card; 0 leaves it out."""
     hidden: int = 192
     """Width of the language half."""
     layers: int = 6

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from embodied.planner.batches import IGNORE, LOOK_FOR_MENTION, LOOK_FOR_POINT, NO_COLOR, NO_KIND, TEXT, Batch, batches
+from embodied.planner.card import measure, write_card
 from embodied.planner.config import TrainPlannerConfig
 from embodied.planner.model import Tables, new_model, patches_of, see, think
 from embodied.planner.picture import VISUAL_TOKENS
@@ -62,10 +63,14 @@ def train(config: TrainPlannerConfig) -> Path:
             flush=True,
         )
         _loop(config, learner, state, tokenizer, device)
-        return state.save(tokenizer)
+        folder = state.save(tokenizer)
     finally:
         if renderer is not None and renderer.poll() is None:
             renderer.terminate()
+    reports = measure(folder, ("seen", "paraphrase", "novel"), config.evaluate, config.seed) if config.evaluate else []
+    parameters = sum(p.numel() for p in model.parameters())
+    write_card(folder, config, parameters=parameters, steps=state.step, seconds=state.seconds, reports=reports)
+    return folder
 
 
 def _loop(
