@@ -29,7 +29,8 @@ instructions; no pretrained weights, no outside data.
 
     {command}
 
-seed {seed}; {images} pictures; {steps} steps of {batch} pictures, {minutes:.0f} minutes of training on this machine's {threads} thread(s)
+seed {seed}; {images} pictures; {steps} steps of {batch} pictures; {minutes:.0f} minutes of training on {threads} thread(s) of a
+two-core machine shared with other work
 
 ## Measured
 
@@ -70,8 +71,9 @@ def table_of(reports: Sequence[Report]) -> str:
     ]
     for report in reports:
         rate, m = report.success, report.metrics
+        low, high = rate.interval
         lines.append(
-            f"| {report.suite} | {rate.rate:.3f} | {rate.low:.3f} to {rate.high:.3f} | {report.episodes}, {report.seed} "
+            f"| {report.suite} | {rate.rate:.3f} | {low:.3f} to {high:.3f} | {report.episodes}, {report.seed} "
             f"| {m['median_cm']:.2f} / {m['p95_cm']:.1f} cm | {m['latency_ms']:.0f} ms |"
         )
     if reports:
@@ -83,7 +85,8 @@ def table_of(reports: Sequence[Report]) -> str:
             "|---|---|---|---|",
         ]
         for kind, rate in sorted(reports[0].by.items()):
-            lines.append(f"| {kind} | {rate.rate:.2f} | {rate.low:.2f} to {rate.high:.2f} | {rate.episodes} |")
+            low, high = rate.interval
+            lines.append(f"| {kind} | {rate.rate:.2f} | {low:.2f} to {high:.2f} | {rate.episodes} |")
     return "\n".join(lines)
 
 
@@ -93,7 +96,15 @@ def write_card(
     """Write ``folder/README.md``."""
     command = "embodied " + shlex.join(sys.argv[1:]) if len(sys.argv) > 1 else "embodied train planner"
     text = _TEMPLATE.format(
-        parameters=parameters / 1e6, command=command, seed=config.seed, images=config.images, steps=steps, batch=config.batch,
-        minutes=seconds / 60, threads=config.threads, table=table_of(reports) if reports else "Not measured.", folder=folder.name,
-    )  # fmt: skip
+        parameters=parameters / 1e6,
+        command=command,
+        seed=config.seed,
+        images=config.images,
+        steps=steps,
+        batch=config.batch,
+        minutes=seconds / 60,
+        threads=config.threads,
+        table=table_of(reports) if reports else "Not measured.",
+        folder=folder.name,
+    )
     (folder / "README.md").write_text(text, encoding="utf-8")
