@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hardware.arm_spec import ArmSpec
 from hardware.errors import CheckpointError
 from hardware.robot import Observation
 from policies.data import SHARD, Demo, Float, load_shard, save_shard
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from sim.experts import SkillGoal
     from sim.rollout import SkillEpisode, Stage
 
+#: So much further (m) than told is a drawer pushed; with goal points 4 mm off, 78 % were shut without it, 100 % with it.
+PUSH_ON_M = 0.010
 #: Joint motion per control step while something held is carried home, rad.
 CARRY_RAD = 0.06
 #: Attempts at one demonstration before the expert is taken to be broken.
@@ -83,6 +86,17 @@ def _told(goal: SkillGoal, rng: np.random.Generator, variation: Variation) -> Sk
     return SkillGoal(goal.skill, point, goal.to + errors[1] if goal.skill == "push" else point)
 
 
+def _pushed_on(goal: SkillGoal, spec: ArmSpec) -> SkillGoal:
+    """What the expert is told so that it shuts a drawer as far as it goes, and not as far as an inexact point says."""
+    from sim.experts import SkillGoal
+
+    if goal.skill != "close":
+        return goal
+    outwards = goal.point[:2] - spec.arm_origins[0].xyz[:2]
+    point = goal.point + np.append(PUSH_ON_M * outwards / np.linalg.norm(outwards), 0.0)
+    return SkillGoal(goal.skill, point, point)
+
+
 def demonstrate(
     stage: Stage,
     skill: Skill,
@@ -109,7 +123,7 @@ def demonstrate(
     noise = CALM if rng.random() < variation.calm_share else Noise()
     disturb = noise.source(rng)
     steer = None if policy is None else Turns(policy, Goal(skill, told.point, told.to), rng)
-    expert, robot = make_expert(stage.world.spec, told), stage.robot
+    expert, robot = make_expert(stage.world.spec, _pushed_on(told, stage.world.spec)), stage.robot
     rows: list[tuple[Float, Float, Float, bool]] = []
     done_for = 0
     for _ in range(MAX_STEPS):
@@ -263,12 +277,13 @@ def _carry_out(jobs: Sequence[_Job], workers: int, work: Callable[[_Job], None] 
 
 
 def _work(job: _Job) -> None:
-    policy = None if job.policy_folder is None else _policy(job.policy_folder)
+    policy = None if job.policy_folder is None else _policy(job.policy_folder, job.round_)
     save_shard(job.path, collect(job.skill, job.count, job.seed, first=job.first, round_=job.round_, policy=policy))
 
 
 @cache
-def _policy(folder: Path) -> Policy:
+def _policy(folder: Path, round_: int) -> Policy:
+    """The policy as it is in this round: the same folder holds a better one in the next."""
     import torch
 
     from policies.checkpoint import load_policy

@@ -102,6 +102,13 @@ class TrainState:
     round: int = 0
     update: int = 0  # within the round
     log: list[dict[str, float]] = field(default_factory=list)
+    before_s: float = 0.0  # time spent by earlier runs that this one resumes
+    started_s: float = field(default_factory=time.perf_counter)
+
+    @property
+    def seconds(self) -> float:
+        """Time spent so far, interrupted runs included."""
+        return self.before_s + time.perf_counter() - self.started_s
 
 
 def train(config: TrainConfig, *, console: Console | None = None) -> dict[str, Any]:
@@ -117,7 +124,6 @@ def train(config: TrainConfig, *, console: Console | None = None) -> dict[str, A
     from policies.point import PointConfig
 
     say = console or Console(stderr=True)
-    started = time.perf_counter()
     torch.manual_seed(config.seed)
     try:
         config.out.mkdir(parents=True, exist_ok=True)
@@ -149,8 +155,8 @@ def train(config: TrainConfig, *, console: Console | None = None) -> dict[str, A
             state.round, state.update = round_, 0
         fit(config, state, DemoSet(demos, horizon), console=say)
         save_state(config.out / "state", state)
-    say.print(f"trained in {time.perf_counter() - started:.0f} s on {len(demos)} demonstrations")
-    return finish(config, state, console=say, seconds=time.perf_counter() - started)
+    say.print(f"trained in {state.seconds:.0f} s on {len(demos)} demonstrations")
+    return finish(config, state, console=say)
 
 
 def new_state(config: TrainConfig) -> TrainState:
@@ -252,7 +258,7 @@ def save_state(folder: Path, state: TrainState) -> None:
         tensors |= {f"optimizer.{index}.{key}": torch.as_tensor(value) for key, value in moments.items()}
     folder.mkdir(parents=True, exist_ok=True)
     # The counters travel in the header of the same file: two files could disagree after a kill.
-    counters = json.dumps({"round": state.round, "update": state.update, "log": state.log})
+    counters = json.dumps({"round": state.round, "update": state.update, "log": state.log, "seconds": state.seconds})
     partial = folder / "state.safetensors.partial"
     save_file({k: v.contiguous() for k, v in tensors.items()}, partial, metadata={"counters": counters})
     partial.replace(folder / "state.safetensors")
@@ -281,6 +287,7 @@ def load_state(folder: Path, state: TrainState) -> None:
             f"cannot resume from {path}: {str(error).splitlines()[0]}; start without --resume"
         ) from error
     state.round, state.update, state.log = counters["round"], counters["update"], counters["log"]
+    state.before_s, state.started_s = counters.get("seconds", 0.0), time.perf_counter()
 
 
 def _under(prefix: str, tensors: dict[str, Any]) -> dict[str, Any]:
@@ -296,7 +303,7 @@ def save_weights(config: TrainConfig, state: TrainState, *, card: str = "", made
     )
 
 
-def finish(config: TrainConfig, state: TrainState, *, console: Console, seconds: float) -> dict[str, Any]:
+def finish(config: TrainConfig, state: TrainState, *, console: Console) -> dict[str, Any]:
     """Save, evaluate, and save again with the measured figures in the card."""
     from policies.evaluation import EvalConfig, evaluate
 
@@ -304,7 +311,7 @@ def finish(config: TrainConfig, state: TrainState, *, console: Console, seconds:
         "command": command_line(),
         # Without the folders of the machine that trained it.
         "config": {key: value for key, value in asdict(config).items() if key not in ("out", "data", "resume")},
-        "train_seconds": round(seconds),
+        "train_seconds": round(state.seconds),
         "losses": state.log[-1:],
         "finished": True,
     }

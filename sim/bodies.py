@@ -44,6 +44,7 @@ _RING = 12  # boxes in a round wall
 _WALL_M = 0.004
 _IDENTITY: Quaternion = (0.0, 0.0, 0.0, 1.0)
 _GLOSS = (0.2, 0.2, 0.2)
+_HANDLE_RGB = (0.78, 0.78, 0.80)
 
 
 @dataclass(frozen=True)
@@ -317,29 +318,26 @@ def _drawer_boxes(shape: DrawerShape) -> tuple[list[_Box], list[_Box], list[_Box
 def _drawer(client: BulletClient, cache: ShapeCache, spec: ObjectSpec, dynamics: Dynamics) -> Body:
     cabinet, box, handle = _drawer_boxes(DrawerShape.of(spec.size_m))
     key = ("drawer", spec.size_m)
-    # The handle is a link of its own only so that it can have its own colour; it is fixed to the sliding box.
-    moving = (
-        _boxes_collision(client, cache, (*key, "box"), box),
-        _boxes_collision(client, cache, (*key, "handle"), handle),
-    )
-    looks = _boxes_visual(client, cache, (*key, "box"), box), _boxes_visual(client, cache, (*key, "handle"), handle)
-    zero = ((0.0, 0.0, 0.0), (0.0, 0.0, 0.0))
+    moving = [*box, *handle]
+    zero = (0.0, 0.0, 0.0)
     uid = client.createMultiBody(
         0.0, _boxes_collision(client, cache, key, cabinet), _boxes_visual(client, cache, key, cabinet),
         (*spec.position, spec.z), _yaw(spec.yaw_deg),
-        linkMasses=(0.06, 0.01), linkCollisionShapeIndices=moving, linkVisualShapeIndices=looks, linkPositions=zero,
-        linkOrientations=(_IDENTITY, _IDENTITY), linkInertialFramePositions=zero,
-        linkInertialFrameOrientations=(_IDENTITY, _IDENTITY), linkParentIndices=(0, 1),
-        linkJointTypes=(pybullet.JOINT_PRISMATIC, pybullet.JOINT_FIXED), linkJointAxis=((-1.0, 0.0, 0.0), (0.0, 0.0, 1.0)),
+        linkMasses=(0.07,), linkCollisionShapeIndices=(_boxes_collision(client, cache, (*key, "box"), moving),),
+        linkVisualShapeIndices=(_boxes_visual(client, cache, (*key, "box"), moving),), linkPositions=(zero,),
+        linkOrientations=(_IDENTITY,), linkInertialFramePositions=(zero,), linkInertialFrameOrientations=(_IDENTITY,),
+        linkParentIndices=(0,), linkJointTypes=(pybullet.JOINT_PRISMATIC,), linkJointAxis=((-1.0, 0.0, 0.0),),
     )  # fmt: skip
-    client.changeDynamics(uid, 0, jointLowerLimit=0.0, jointUpperLimit=DRAWER_TRAVEL_M, restitution=0.0)
-    client.changeDynamics(uid, 1, lateralFriction=dynamics.friction, restitution=0.0)
+    client.changeDynamics(
+        uid, 0, jointLowerLimit=0.0, jointUpperLimit=DRAWER_TRAVEL_M, lateralFriction=dynamics.friction, restitution=0.0
+    )
     client.setJointMotorControl2(uid, 0, pybullet.VELOCITY_CONTROL, targetVelocity=0.0, force=_DRAWER_FRICTION_N)
     client.resetJointState(uid, 0, spec.opening * DRAWER_TRAVEL_M)
     rgb = COLOR_RGB[spec.color]
     _paint(client, uid, -1, rgb)
     _paint(client, uid, 0, _shade(rgb))
-    _paint(client, uid, 1, (0.78, 0.78, 0.80))
+    for shape in range(len(box), len(moving)):
+        client.changeVisualShape(uid, 0, shape, rgbaColor=(*_HANDLE_RGB, 1.0))
     return Body(uid, spec, 0.0, joint=0)
 
 

@@ -3,13 +3,18 @@
     embodied/Reach-v0  Pick-v0  Place-v0  Bowl-v0  Stack-v0  Push-v0      goal-conditioned
     embodied/Open-v0   Close-v0  Press-v0                                 one fixed purpose each
 
+Without the import, ``gymnasium.make("sim.envs:embodied/Pick-v0")`` does the same.
+
 ``obs_type="state"`` (default) gives true object positions: it is for reinforcement learning in simulation. With
-``obs_type="image"`` the observation is what a robot has: camera pictures and measured joints, under LeRobot's names.
+``obs_type="image"`` the observation is what a robot has: a camera picture and measured joints, under LeRobot's names, and
+the goal points, without which nobody could tell which of the objects is meant.
 
 An action is six numbers in -1 … 1: changes of the five joint targets, then of the gripper's, per control step (20 Hz).
-Every action passes the same safety core as everything else. The reward is sparse: 0 where the goal is reached, else -1.
-Episodes end by time only (as gymnasium-robotics does, so that hindsight relabelling stays right); ``info["is_success"]``
-says whether the task is done now.
+Every action passes the same safety core as everything else. Where there is a goal point, the reward is 0 within 2 cm of it
+and -1 elsewhere, or minus the distance (``reward="dense"``); else 0 once it is done and -1 before, or how much is still
+missing. Episodes end by time only (as gymnasium-robotics does, so that hindsight relabelling stays right);
+``info["is_success"]`` says whether the task is done now, as ``sim.conditions`` judges it: an object held at the spot where
+it should be put down has reached the goal point, but the task is not done.
 """
 
 from __future__ import annotations
@@ -22,11 +27,14 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from hardware.errors import EmbodiedError
-from sim.conditions import Start, holds
+from hardware.kinematics import tool_position
+from hardware.robot import Observation
+from sim.conditions import score
 from sim.rollout import SkillEpisode, Stage
 
 Array = NDArray[Any]
 ObsType = Literal["state", "image"]
+RewardType = Literal["sparse", "dense"]
 
 #: Environment name: skill.
 ENVIRONMENTS: dict[str, str] = {
@@ -51,12 +59,20 @@ class SkillEnv(gymnasium.Env[Any, Array]):
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012 (declared so by gymnasium)
 
-    def __init__(self, skill: str = "pick", obs_type: ObsType = "state", render_mode: str | None = None) -> None:
+    def __init__(
+        self,
+        skill: str = "pick",
+        obs_type: ObsType = "state",
+        render_mode: str | None = None,
+        reward: RewardType = "sparse",
+    ) -> None:
         if skill not in ENVIRONMENTS.values():
             raise EmbodiedError(f"there is no skill {skill!r}; choose one of: {', '.join(ENVIRONMENTS.values())}")
         if obs_type not in ("state", "image"):
             raise EmbodiedError(f"there is no observation type {obs_type!r}; choose one of: state, image")
-        self.skill, self.obs_type, self.render_mode = skill, obs_type, render_mode
+        if reward not in ("sparse", "dense"):
+            raise EmbodiedError(f"there is no reward type {reward!r}; choose one of: sparse, dense")
+        self.skill, self.obs_type, self.render_mode, self.reward = skill, obs_type, render_mode, reward
         self.action_space = spaces.Box(-1.0, 1.0, (6,), np.float32)
         self.observation_space = self._space()
         self._stage = Stage()
@@ -69,6 +85,7 @@ class SkillEnv(gymnasium.Env[Any, Array]):
                 {
                     "pixels": spaces.Box(0, 255, (height, width, 3), np.uint8),
                     "agent_pos": spaces.Box(-4.0, 4.0, (6,), np.float32),
+                    "goal": spaces.Box(-_FAR_M, _FAR_M, (6,), np.float32),  # its two points
                 }
             )
         return spaces.Box(-4.0, 4.0, (20,), np.float32)
@@ -83,18 +100,27 @@ class SkillEnv(gymnasium.Env[Any, Array]):
                 break
         self._goal, self._start = begun
         self._desired = self._wanted()
+        self._look()
         return self._observation(), self._info()
 
     def step(self, action: Array) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Move the joint targets by ``action`` and let one control step (0.05 s) pass."""
-        robot = self._stage.robot
         change = np.clip(np.asarray(action, float), -1.0, 1.0) * self._scale
-        robot.act(robot.spec.clip(robot.observe().command + change))
+        self._stage.robot.act(self._seen.command + change)
+        self._look()
         info = self._info()
         return self._observation(), self._reward(info), False, False, info
 
+    def _look(self) -> None:
+        """Ask the world once per step for what observation, goal and reward are made of."""
+        world, moved = self._stage.world, self._moved
+        self._seen: Observation = self._stage.robot.observe()
+        self._tool = tool_position(world.spec, world.arm_q_list())
+        self._foot = world.object_foot(moved)
+        self._score = score(world, self._episode.condition, self._start)
+
     def _reward(self, info: dict[str, Any]) -> float:
-        return 0.0 if info["is_success"] else -1.0
+        return self._score - 1.0 if self.reward == "dense" else 0.0 if info["is_success"] else -1.0
 
     def render(self) -> Any:
         """The front camera's picture (H, W, 3) uint8."""
@@ -110,9 +136,7 @@ class SkillEnv(gymnasium.Env[Any, Array]):
         return self._episode.held or self._episode.target
 
     def _achieved(self) -> Array:
-        world = self._stage.world
-        where = world.tool_pose()[:3, 3] if self.skill == "reach" else world.object_foot(self._moved)
-        return np.asarray(where, np.float32)
+        return np.array(self._tool if self.skill == "reach" else self._foot, np.float32).clip(-_FAR_M, _FAR_M)
 
     def _wanted(self) -> Array:
         rise = {"reach": REACH_HEIGHT_M, "pick": LIFT_M}.get(self.skill, 0.0)
@@ -120,31 +144,30 @@ class SkillEnv(gymnasium.Env[Any, Array]):
         return np.asarray(point + np.array([0.0, 0.0, rise]), np.float32)
 
     def _observation(self) -> Any:
-        world = self._stage.world
-        seen = self._stage.robot.observe()
+        world, seen, episode = self._stage.world, self._seen, self._episode
         if self.obs_type == "image":
-            return {"pixels": world.render("front", size=IMAGE_SIZE).rgb, "agent_pos": seen.q.astype(np.float32)}
-        place = world.object_foot(self._moved)
-        extra = [0.0, 0.0]
+            points = np.concatenate([self._goal.point, self._goal.to]).astype(np.float32)
+            picture = world.render("front", size=IMAGE_SIZE).rgb
+            return {"pixels": picture, "agent_pos": seen.q.astype(np.float32), "goal": points}
+        place, extra = self._foot, [0.0, 0.0]
         if self.skill in ("open", "close"):
-            place, extra[0] = world.handle_position(self._episode.target), world.drawer_opening(self._episode.target)
+            place, extra[0] = world.handle_position(episode.target), world.drawer_opening(episode.target)
         elif self.skill == "press":
-            extra[1] = float(world.button_pressed(self._episode.target))
-        parts = (seen.q, seen.command, world.tool_pose()[:3, 3], place, extra)
-        return np.clip(np.concatenate([np.asarray(p, float) for p in parts]), -4.0, 4.0).astype(np.float32)
+            extra[1] = float(world.button_pressed(episode.target))
+        state = np.array([*seen.q, *seen.command, *self._tool, *place, *extra], np.float32)
+        return state.clip(-4.0, 4.0)
 
     def _info(self) -> dict[str, Any]:
-        start: Start = self._start
-        return {"is_success": bool(holds(self._stage.world, self._episode.condition, start))}
+        return {"is_success": self._score >= 1.0}
 
 
 class GoalSkillEnv(SkillEnv):
     """A skill whose purpose is a point: dictionary observations and ``compute_reward``, for hindsight relabelling."""
 
-    def __init__(self, skill: str = "pick", render_mode: str | None = None) -> None:
+    def __init__(self, skill: str = "pick", render_mode: str | None = None, reward: RewardType = "sparse") -> None:
         if skill not in GOAL_CONDITIONED:
             raise EmbodiedError(f"{skill!r} has no goal point; choose one of: {', '.join(GOAL_CONDITIONED)}")
-        super().__init__(skill, "state", render_mode)
+        super().__init__(skill, "state", render_mode, reward)
 
     def _space(self) -> spaces.Space[Any]:
         point = spaces.Box(-_FAR_M, _FAR_M, (3,), np.float32)
@@ -158,20 +181,27 @@ class GoalSkillEnv(SkillEnv):
         return float(self.compute_reward(self._achieved(), self._desired, info))
 
     def compute_reward(self, achieved_goal: Array, desired_goal: Array, info: Any) -> Any:
-        """0 within 2 cm of the goal, else -1; for one goal (3,) or a batch (n, 3), as hindsight relabelling asks."""
-        distance = np.linalg.norm(np.asarray(achieved_goal) - np.asarray(desired_goal), axis=-1)
-        return np.where(distance < REACHED_M, 0.0, -1.0).astype(np.float32)
+        """0 within 2 cm of the goal, else -1, or minus the distance (m) if dense.
+
+        For one goal (3,) or a batch (n, 3), as hindsight relabelling asks.
+        """
+        apart = np.asarray(achieved_goal) - np.asarray(desired_goal)
+        distance = np.sqrt(np.square(apart).sum(axis=-1))
+        reward = -distance if self.reward == "dense" else np.where(distance < REACHED_M, 0.0, -1.0)
+        return reward.astype(np.float32)
 
 
-def make(skill: str = "pick", obs_type: ObsType = "state", render_mode: str | None = None) -> SkillEnv:
+def make(
+    skill: str = "pick", obs_type: ObsType = "state", render_mode: str | None = None, reward: RewardType = "sparse"
+) -> SkillEnv:
     """The environment of a skill: goal-conditioned where it has a goal point and the observation is the state."""
     if skill in GOAL_CONDITIONED and obs_type == "state":
-        return GoalSkillEnv(skill, render_mode)
-    return SkillEnv(skill, obs_type, render_mode)
+        return GoalSkillEnv(skill, render_mode, reward)
+    return SkillEnv(skill, obs_type, render_mode, reward)
 
 
 def register() -> None:
-    """Make the environments known to gymnasium; done on import and through gymnasium's plug-in entry point."""
+    """Make the environments known to gymnasium; done once, on import."""
     for name, skill in ENVIRONMENTS.items():
         if f"embodied/{name}-v0" not in gymnasium.registry:
             gymnasium.register(f"embodied/{name}-v0", "sim.envs:make", max_episode_steps=STEPS, kwargs={"skill": skill})

@@ -45,6 +45,7 @@ _TABLE_CENTRE_M = (0.15, 0.0, -0.02)
 _FLOOR_Z_M = -0.70
 _TOPPLED_COS = 0.7
 _FAR_AWAY_M = (0.0, 0.0, 50.0)
+_CROWD = 24
 _SETTLE = 10  # collision passes; each forgets at least one pair of boxes that no longer touch
 
 
@@ -112,6 +113,8 @@ class World:
         self._cid: int = client._client
         self._floor, self._table = self._build_room(client)
         self._arm = self._build_arm(client)
+        self._gains = [self.dynamics.position_gain] * 6
+        self._warm_up(client)
         self.load(scene if scene is not None else Scene())
 
     # Building --------------------------------------------------------------------------------------------------------
@@ -123,6 +126,20 @@ class World:
             raise SceneError("this world is closed; make a new World")
         return self._client
 
+    def _warm_up(self, client: BulletClient) -> None:
+        """Let Bullet's buffers grow now: one that grows during a step disturbs that step in the last digits.
+
+        A world whose buffers have grown would not be disturbed, so the same scene would run differently in the two. The
+        crowd touches itself and the gripper, so that every kind of constraint is there, more of each than ever again.
+        """
+        self.reset_arm(self.spec.home)
+        place = self.tool_pose()[:3, 3]
+        box = client.createCollisionShape(pybullet.GEOM_BOX, halfExtents=(0.03, 0.03, 0.03))
+        crowd = [client.createMultiBody(1.0, box, -1, place.tolist(), useMaximalCoordinates=1) for _ in range(_CROWD)]
+        client.stepSimulation()
+        for uid in reversed(crowd):
+            client.removeBody(uid)
+
     def _build_room(self, client: BulletClient) -> tuple[int, int]:
         white = (1.0, 1.0, 1.0, 1.0)
         slab = client.createVisualShape(pybullet.GEOM_BOX, halfExtents=(4.0, 4.0, 0.02), rgbaColor=white)
@@ -133,7 +150,7 @@ class World:
             specularColor=(0.0, 0.0, 0.0),
         )
         hard = client.createCollisionShape(pybullet.GEOM_BOX, halfExtents=_TABLE_HALF_M)
-        table: int = client.createMultiBody(0.0, hard, soft, _TABLE_CENTRE_M)
+        table: int = client.createMultiBody(0.0, hard, soft, _TABLE_CENTRE_M, useMaximalCoordinates=1)
         client.changeDynamics(table, -1, lateralFriction=TABLE_FRICTION, restitution=0.0)
         # After the table: TinyRenderer draws in this order, and most of the floor is behind the table.
         floor: int = client.createMultiBody(0.0, -1, slab, (0.0, 0.0, _FLOOR_Z_M))
@@ -145,6 +162,7 @@ class World:
             with open(path, "w", encoding="utf-8") as file:
                 file.write(so101_urdf(self.spec))
             arm: int = client.loadURDF(path, useFixedBase=True)
+        self._dummy = client.createCollisionShape(pybullet.GEOM_SPHERE, radius=0.01)
         self._base_com = client.getBasePositionAndOrientation(arm)[0]
         links = {client.getJointInfo(arm, j)[12].decode(): j for j in range(client.getNumJoints(arm))}
         self._finger, self._jaw = links[self.spec.jaw_origin.parent], links[self.spec.jaw_origin.child]
@@ -185,8 +203,10 @@ class World:
     def _rebuild(self, objects: tuple[ObjectSpec, ...]) -> None:
         """New bodies for ``objects`` and the arm at home, so that what follows does not depend on what was before."""
         client = self.client
-        for body in self._bodies.values():
+        for body in reversed(self._bodies.values()):
             client.removeBody(body.uid)
+            if body.joint is not None:
+                self._unswap()
         self._bodies.clear()
         # The broad phase keeps a fat box around each link and widens it along the way the link came, which decides which
         # islands are solved together and so the last digits. A jump to far away and back gives every link an exact box.
@@ -198,6 +218,17 @@ class World:
         for spec in objects:
             self._bodies[spec.name] = bodies.build(client, self._cache, spec, self.dynamics)
         self._buttons = tuple(b for b in self._bodies.values() if b.spec.kind == "button")
+
+    def _unswap(self) -> None:
+        """Give back the two broad phase handles of a removed two-link body in the order in which they were taken.
+
+        Pairs are sorted by handle, and handles are handed out last in, first out; removing from last to first would
+        keep everything in order, did Bullet not free a body's base before its link.
+        """
+        client = self.client
+        dummies = [client.createMultiBody(0.0, self._dummy, -1, _FAR_AWAY_M) for _ in range(2)]
+        for uid in dummies:
+            client.removeBody(uid)
 
     def _paint(self, scene: Scene) -> None:
         client, look = self.client, scene.look
@@ -480,18 +511,20 @@ class World:
 
     def _body_state(self, body: bodies.Body) -> BodyState:
         client = self.client
-        joint = None if body.joint is None else tuple(client.getJointState(body.uid, body.joint)[:2])
-        return BodyState(
-            *client.getBasePositionAndOrientation(body.uid), *client.getBaseVelocity(body.uid),
-            joint=joint,
-        )  # fmt: skip
+        position, turn = client.getBasePositionAndOrientation(body.uid)
+        velocity, spin = client.getBaseVelocity(body.uid)
+        joint: tuple[float, float] | None = None
+        if body.joint is not None:
+            angle, speed, *_ = client.getJointState(body.uid, body.joint)
+            joint = (angle, speed)
+        return BodyState(position, turn, velocity, spin, joint)
 
     def restore(self, state: WorldState) -> None:
         """Go back to a saved state, also one of another scene or another world."""
         client, cid = self.client, self._cid
         self.load(state.scene, state.dynamics)
         for body, now in zip(self._bodies.values(), state.objects, strict=True):
-            if body.joint is not None:  # fixed to the table: only its joint can have moved
+            if body.joint is not None and now.joint is not None:  # fixed to the table: only its joint can have moved
                 client.resetJointState(body.uid, body.joint, *now.joint)
                 continue
             client.resetBasePositionAndOrientation(body.uid, now.position, now.turn)

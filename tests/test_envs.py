@@ -32,7 +32,38 @@ def test_images_pass_the_checkers_too() -> None:
     check_env(env.unwrapped, skip_render_check=True)
     observation, _ = env.reset(seed=1)
     assert observation["pixels"].shape == (96, 128, 3) and observation["pixels"].std() > 5
+    goal = env.unwrapped._goal  # type: ignore[attr-defined]
+    np.testing.assert_allclose(observation["goal"], [*goal.point, *goal.to], atol=1e-6)
     assert env.render().shape == (384, 512, 3)
+    env.close()
+
+
+def test_goals_are_rewarded_alone_and_in_batches() -> None:
+    for reward, near, far in (("sparse", 0.0, -1.0), ("dense", -0.01, -0.5)):
+        env: Any = gymnasium.make("embodied/Place-v0", reward=reward).unwrapped
+        observation, _ = env.reset(seed=2)
+        assert env.compute_reward(observation["achieved_goal"], observation["desired_goal"], {}) < 0.0
+        goal = observation["desired_goal"]
+        achieved = np.stack([goal + [0.01, 0.0, 0.0], goal + [0.0, 0.5, 0.0]]).astype(np.float32)
+        rewards = env.compute_reward(achieved, np.stack([goal, goal]), [{}, {}])
+        np.testing.assert_allclose(rewards, [near, far], atol=1e-6)
+        env.close()
+
+
+def test_purposes_without_a_goal_point_can_be_rewarded_densely() -> None:
+    env: Any = gymnasium.make("embodied/Open-v0", reward="dense").unwrapped
+    env.reset(seed=0)
+    rewards = []
+    for opening in (0.0, 0.4, 1.0):
+        env._stage.world.set_drawer_opening(env._episode.target, opening)
+        rewards.append(env.step(np.zeros(6, np.float32))[1])
+    env.close()
+    assert -1.01 < rewards[0] < rewards[1] < rewards[2] == 0.0
+
+
+def test_the_module_prefix_spares_the_import() -> None:
+    env = gymnasium.make("sim.envs:embodied/Close-v0")
+    assert env.spec is not None and env.spec.max_episode_steps == sim.envs.STEPS
     env.close()
 
 
@@ -80,3 +111,7 @@ def test_unknown_names_list_the_choices() -> None:
         sim.envs.SkillEnv("juggle")
     with pytest.raises(EmbodiedError, match="state, image"):
         sim.envs.SkillEnv("pick", obs_type="smell")  # type: ignore[arg-type]
+    with pytest.raises(EmbodiedError, match="sparse, dense"):
+        sim.envs.make("pick", reward="generous")  # type: ignore[arg-type]
+    with pytest.raises(EmbodiedError, match="no goal point"):
+        sim.envs.GoalSkillEnv("press")

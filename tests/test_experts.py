@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from hardware.errors import EmbodiedError
+from hardware.robot import Observation
 from sim.conditions import Held, Start, holds
 from sim.dynamics import Dynamics
 from sim.experts import EXPERTS, SKILLS, SkillGoal, make_expert
@@ -54,18 +55,21 @@ def test_a_missed_pick_is_tried_again(stage: Stage) -> None:
     begun = stage.begin(episode)
     assert begun is not None
     goal, start = begun
-    stolen = []
+    seen: list[str] = []
 
-    def steal(observation: object, wanted: np.ndarray, sent: np.ndarray, done: bool) -> None:
-        if not stolen and wanted[5] == 0.0:  # the moment it closes, the object is somewhere else ...
+    def steal(observation: Observation, wanted: np.ndarray, sent: np.ndarray, done: bool) -> None:
+        if not seen and wanted[5] == 0.0:  # as it begins to close, the object is gone ...
             stage.world.place_object(episode.target, np.array([0.0, 0.3, 0.0]))
-            stolen.append(stage.world.time_s)
-        elif stolen and stolen[-1] > 0 and stage.world.time_s > stolen[-1] + 0.6:  # ... and then back again
+            seen.append("gone")
+        elif seen == ["gone"] and observation.q[5] < 0.01:
+            seen.append("closed on nothing")
+        elif len(seen) == 2 and observation.q[5] > 0.36:  # ... and once the gripper is open again, it is back
             stage.world.place_object(episode.target, goal.point)
-            stolen.append(-1.0)
+            seen.append("back")
 
     stage.play(goal, on_step=steal)
-    assert stolen and holds(stage.world, Held(episode.target), start)
+    assert seen[-1] == "back"
+    assert holds(stage.world, Held(episode.target), start)
 
 
 def test_collected_demonstrations_fit_together(stage: Stage) -> None:

@@ -59,8 +59,8 @@ def _say_step(context: Context, kind: str, style: str) -> Draft | None:
 _BUILDERS: dict[str, tuple[float, Callable[[Context], Draft | None]]] = {
     "reach": (0.045, _single("reach")),
     "pick": (0.105, _single("pick")),
-    "put_in": (0.145, _single("put_in")),
-    "put_on": (0.065, _single("put_on")),
+    "put_in": (0.165, _single("put_in")),
+    "put_on": (0.140, _single("put_on")),
     "relation": (0.085, _single("relation")),
     "push": (0.055, _single("push")),
     "open": (0.080, _single("open")),

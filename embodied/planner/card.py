@@ -21,8 +21,8 @@ pipeline_tag: image-text-to-text
 
 # Planner
 
-A vision-language model in the Qwen3-VL architecture ({parameters:.1f} M parameters) that turns one camera picture and an English
-instruction into a plan: skill calls with points in the picture. Trained from nothing on rendered scenes and generated
+A vision-language model in the Qwen3-VL architecture ({parameters:.1f} M parameters) that turns one camera picture and an
+English instruction into a plan: skill calls with points in the picture. Trained from nothing on rendered scenes and generated
 instructions; no pretrained weights, no outside data.
 
 ## How it was made

@@ -65,12 +65,14 @@ class OpenExpert(_DrawerExpert):
             self.closing = False
         if self.closing:
             if opened:
-                self.closing = False
+                self.closing, self.let_loose = False, True
                 return self.go(q, self.end, HANDLE_OPENING)
             return self.go(q, self.end if pulled > 0.004 or self.still(q) else self.grip, 0.0)
         side, height = apart(tool, self.grip)
         if height < 0.012 and opened and apart(tool, self.end)[0] < 0.02:
             return self.go(q, self.end, HANDLE_OPENING, done=q[5] > HANDLE_OPENING - 0.03)
+        if self.let_loose:  # knocked away from where it had finished
+            return self.go(q, self.hover(tool, self.end), HANDLE_OPENING)
         if side < 0.004 and abs(height) < 0.005 and abs(q[5] - HANDLE_OPENING) < 0.03:
             return self.close(q, self.grip)
         return self.go(q, self.hover(tool, self.grip), HANDLE_OPENING)

@@ -64,6 +64,7 @@ class Expert(ABC):
     goal: SkillGoal
     previous: list[float] = field(default_factory=list, init=False)  # q one step ago
     closing: bool = field(default=False, init=False)  # told the gripper to close, and have not let go since
+    let_loose: bool = field(default=False, init=False)  # has held something and let it go
     released: float = field(default=OPEN, init=False)  # how far the gripper is opened after letting go
 
     def act(self, observation: Observation) -> Move:
@@ -138,7 +139,7 @@ class Expert(ABC):
 
     def let_go(self, q: list[float], at: Point) -> Move:
         """Open the gripper where it is, no wider than needed: neighbours may be near."""
-        self.closing = False
+        self.closing, self.let_loose = False, True
         self.released = q[5] + RELEASE
         return self.go(q, at, self.released)
 

@@ -28,6 +28,6 @@ class PickExpert(Expert):
         if self.closing:
             up = raised(self.grip, LIFT_Z - GRIP_Z)
             return self.go(q, up if self.still(q) else self.grip, 0.0, done=tool[2] > up[2] - 0.012)
-        if side < 0.005 and height < 0.004 and q[5] > OPEN - 0.08:
+        if side < 0.005 and height < 0.004 and q[5] > OPEN - 0.03:
             return self.close(q, self.grip)
         return self.go(q, self.hover(tool, self.grip), OPEN)

@@ -44,9 +44,12 @@ class PushExpert(Expert):
                 return self.go(q, self.grip if apart(tool, self.grip)[0] < 0.01 else tool, 0.0)
             return self.let_go(q, end) if apart(tool, end)[0] < 0.005 else self.go(q, end, 0.0)
         # Let go near the end and still low: the work is done. Nothing else brings the tool down there.
-        if apart(tool, raised(self.goal.to, GRIP_Z))[0] < 0.03 and tool[2] - self.goal.to[2] < GRIP_Z + 0.012:
+        near = apart(tool, raised(self.goal.to, GRIP_Z))[0] < 0.03 and tool[2] - self.goal.to[2] < GRIP_Z + 0.012
+        if near:
             return self.go(q, tool, self.released, done=q[5] > self.released - 0.05)
+        if self.let_loose and self._end is not None:  # knocked away from where it had finished
+            return self.go(q, self.hover(tool, self._end), self.released)
         side, height = apart(tool, self.grip)
-        if side < 0.005 and height < 0.004 and q[5] > OPEN - 0.08:
+        if side < 0.005 and height < 0.004 and q[5] > OPEN - 0.03:
             return self.close(q, self.grip)
         return self.go(q, self.hover(tool, self.grip), OPEN)
