@@ -73,13 +73,16 @@ class PlanMask:
     def start(self, grammar: str) -> Any:
         """A processor for one call of ``generate``."""
         import llguidance
-        import llguidance.torch
+        import llguidance.numpy
+        import numpy as np
+        import torch
         from transformers import LogitsProcessor
 
         matcher = llguidance.LLMatcher(self._lexer, llguidance.grammar_from("lark", grammar))
         if matcher.is_error():
             raise ValueError(f"the plan grammar is broken: {matcher.get_error()}")
-        mask = llguidance.torch.allocate_token_bitmask(1, self._lexer.vocab_size)
+        size = self._lexer.vocab_size
+        mask = llguidance.numpy.allocate_token_bitmask(1, size)
 
         class Masked(LogitsProcessor):
             """Follows the tokens generated so far and masks the next."""
@@ -91,8 +94,10 @@ class PlanMask:
                     for token in input_ids[0, self.seen :].tolist():
                         matcher.consume_token(token)
                 self.seen = input_ids.shape[1]
-                llguidance.torch.fill_next_token_bitmask(matcher, mask)
-                llguidance.torch.apply_token_bitmask_inplace(scores, mask)
+                llguidance.numpy.fill_next_token_bitmask(matcher, mask)
+                # Unpacked here: llguidance's own way of applying it compiles a kernel, seconds before the first plan.
+                allowed = np.unpackbits(mask[0].view(np.uint8), bitorder="little")[:size].astype(bool)
+                scores[0, : allowed.size][torch.from_numpy(~allowed)] = -float("inf")
                 return scores
 
         return Masked()

@@ -16,6 +16,7 @@ from hardware.errors import CheckpointError, PlanError
 
 SHIPPED = Path(__file__).resolve().parent.parent / "weights" / "planner"
 _MOST_TOKENS = 220
+_SMALL = 20_000_000
 _FILES = ("config.json", "model.safetensors", "tokenizer.json")
 
 
@@ -87,4 +88,7 @@ def _load(folder: Path) -> tuple[Any, Any]:
             f"the planner in {folder} cannot be read ({type(error).__name__}: {str(error)[:120]}); "
             "restore the folder or train a new one with: embodied train planner"
         ) from error
+    if sum(p.numel() for p in model.parameters()) < _SMALL:
+        # Matrices this small gain nothing from a second thread, and lose much when another process wants its core.
+        torch.set_num_threads(1)
     return model.eval(), tokenizer
