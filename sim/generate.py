@@ -40,6 +40,8 @@ KIND_WEIGHTS: dict[Kind, float] = {
 #: Share of scenes made of two or three colours and kinds, where sorting and comparing make sense.
 UNIFORM_SHARE = 0.25
 _TRIES = 60
+#: Thickness (m) of a container's bottom.
+_FLOOR_M = 0.004
 _ONCE: tuple[Kind, ...] = ("drawer", "button")
 
 
@@ -72,6 +74,52 @@ def random_scene(
             order = rng.permutation(len(placed))
             return Scene(cameras=cameras, look=look, objects=tuple(placed[i] for i in order))
     raise SceneError(f"found no room for {', '.join(kinds_required)} on the table; ask for fewer objects")
+
+
+def arranged(scene: Scene, rng: np.random.Generator, *, share: float = 0.5) -> Scene:
+    """A scene as it may be after some work: things in containers and on one another, drawers open or shut.
+
+    ``share`` of the graspable objects are moved. They are placed where they would rest; nothing is simulated.
+    """
+    specs = {spec.name: spec for spec in scene.objects}
+    moved: set[str] = set()
+    taken: set[str] = set()  # supports that something stands on
+    for name in rng.permutation([n for n, s in specs.items() if s.kind in GRASPABLE]):
+        spec = specs[name]
+        if rng.random() > share or name in taken:
+            continue
+        holders = [s for s in specs.values() if s.kind in CONTAINERS]
+        supports = [
+            s for n, s in specs.items()
+            if s.kind in ("cube", "cylinder") and n not in moved | taken | {name} and spec.kind != "ball"
+        ]  # fmt: skip
+        if supports and (not holders or rng.random() < 0.3):
+            holder = supports[int(rng.integers(len(supports)))]
+            taken.add(holder.name)
+            room, z = 0.15 * holder.size_m, holder.z + holder.height_m
+        elif holders:
+            holder = holders[int(rng.integers(len(holders)))]
+            room, z = (
+                max(0.5 * holder.size_m * (0.62 if holder.kind == "bowl" else 0.8) - 0.6 * spec.size_m, 0.0),
+                _FLOOR_M,
+            )
+        else:
+            continue
+        angle, distance = rng.uniform(0.0, 2.0 * math.pi), room * math.sqrt(rng.random())
+        x, y = holder.position[0] + distance * math.cos(angle), holder.position[1] + distance * math.sin(angle)
+        inside = [
+            specs[n]
+            for n in moved
+            if math.dist(specs[n].position, (x, y)) < 0.5 * (spec.size_m + specs[n].size_m) + 0.004
+        ]
+        if inside:
+            continue
+        specs[name] = spec.model_copy(update={"position": (round(x, 4), round(y, 4)), "z": round(z, 4)})
+        moved.add(name)
+    for name, spec in specs.items():
+        if spec.kind == "drawer":
+            specs[name] = spec.model_copy(update={"opening": float(rng.choice([0.0, 1.0]))})
+    return scene.model_copy(update={"objects": tuple(specs[o.name] for o in scene.objects)})
 
 
 def _wanted(

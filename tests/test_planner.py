@@ -15,6 +15,7 @@ from embodied.plan import Ask, Home, Pick, Place, Plan, Push, Refuse
 from embodied.planner.batches import IGNORE, TEXT, Packer, front_camera, label_patches
 from embodied.planner.config import TrainPlannerConfig
 from embodied.planner.grammar import PlanMask, plan_grammar
+from embodied.planner.jobs import NO, YES, parse_located
 from embodied.planner.local import LocalPlanner
 from embodied.planner.model import Tables, new_model, patches_of, see, think
 from embodied.planner.picture import COLS, HEIGHT, PATCH, VISUAL_TOKENS, WIDTH, shrink
@@ -195,7 +196,13 @@ def test_packed_rows_supervise_the_answer_only(tokenizer) -> None:  # type: igno
         begin = int(np.flatnonzero(ids == start)[0])
         assert (target[:begin] == IGNORE).all()
         assert (target[begin:-1] == ids[begin + 1 :]).all() and target[-1] == IGNORE
-        assert parse_plan(tokenizer.decode(ids[begin + 1 : -1]))
+        answer = tokenizer.decode(ids[begin + 1 : -1])
+        if "verify: " in (asked := tokenizer.decode(ids[:begin])):
+            assert answer in (YES, NO)
+        elif asked.startswith(("point: ", "describe: ")):
+            parse_located(answer)
+        else:
+            assert parse_plan(answer)
     assert row["ids"].shape == (TEXT,)
 
 
@@ -224,7 +231,7 @@ def test_training_falls_resumes_exactly_and_loads_as_transformers_loads(
     class Cut(Exception):
         pass
 
-    original = module.State.average
+    original = module.State.update
 
     def stop_at_three(self: module.State) -> None:
         original(self)
@@ -233,12 +240,12 @@ def test_training_falls_resumes_exactly_and_loads_as_transformers_loads(
             self.save(load_tokenizer(half.out / "tokenizer"))
             raise Cut
 
-    module.State.average = stop_at_three  # type: ignore[method-assign]
+    module.State.update = stop_at_three  # type: ignore[method-assign]
     try:
         with pytest.raises(Cut):
             train(half)
     finally:
-        module.State.average = original  # type: ignore[method-assign]
+        module.State.update = original  # type: ignore[method-assign]
     resumed = train(replace(half, resume=True))
     a, b = ((folder / "model.safetensors").read_bytes() for folder in (whole, resumed))
     assert a == b, "a training that was cut and resumed gives the same weights to the bit"

@@ -17,8 +17,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embodied.language import Example, examples
-from embodied.plan import Place
+from embodied.language import examples
+from embodied.language.questions import describe_questions, locate_questions, verify_questions
+from embodied.language.surface import Mention
+from embodied.plan import Place, Plan
+from embodied.planner.jobs import NO, YES, Box, Job, Located, located_to_text, prompt_for
 from embodied.planner.picture import COLS, HEIGHT, PATCH, ROWS, VISUAL_TOKENS, WIDTH
 from embodied.planner.plan_text import STEP, plan_to_text
 from embodied.planner.tokenizer import END, START
@@ -30,8 +33,8 @@ from sim.scene import COLORS, KINDS, ObjectSpec, Scene
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-TEXT = 190  # text tokens behind a picture
-WATCHED = 72  # attention targets a picture
+TEXT = 384  # text tokens behind a picture
+WATCHED = 144  # attention targets a picture
 IGNORE = -100
 NO_KIND, NO_COLOR = len(KINDS), len(COLORS)
 LOOK_FOR_MENTION, LOOK_FOR_POINT = 2, 3  # layers whose first head is shown where to look
@@ -93,6 +96,76 @@ def label_patches(scene: Scene, camera: CameraModel) -> PatchLabels:
     return PatchLabels(kind, color, foot, of_object, feet)
 
 
+@dataclass(frozen=True)
+class Said:
+    """Words and the answer to them. ``labels``, ``points``: the object of each label and each point of the answer."""
+
+    words: str
+    answer: str
+    mentions: tuple[Mention, ...]
+    labels: tuple[int, ...] = ()
+    points: tuple[int, ...] = ()
+
+
+def planned(words: str, plan: Plan, mentions: tuple[Mention, ...], feet: NDArray[np.float64]) -> Said:
+    """An instruction and its plan."""
+    labels, points = [], []
+    for call in plan.calls:
+        point = getattr(call, "point", None)
+        if point is not None:
+            nearest = int(np.argmin(((feet - point) ** 2).sum(1)))
+            labels.append(nearest)
+            points += [nearest] * (2 if isinstance(call, Place) and call.top is not None else 1)
+    return Said(words, plan_to_text(plan), mentions, tuple(labels), tuple(points))
+
+
+def box_of(spec: ObjectSpec, camera: CameraModel) -> Box:
+    """The box around an object in the picture, from the outline of its lower and upper rim; normalised."""
+    round_ = spec.kind not in ("cube", "tray", "drawer", "button")
+    angles = np.arange(16) * (np.pi / 8) if round_ else np.deg2rad(spec.yaw_deg + 45.0 + 90.0 * np.arange(4))
+    radius = spec.size_m / 2 * (1.0 if round_ else np.sqrt(2.0))
+    rim = np.stack([np.cos(angles), np.sin(angles)], 1) * radius + spec.position
+    outline = np.concatenate([np.c_[rim, np.full(len(rim), z)] for z in (spec.z, spec.z + spec.height_m)])
+    uv = camera.project(outline) / (camera.intrinsics.width, camera.intrinsics.height)
+    low, high = np.clip(uv.min(0), 0.0, 1.0), np.clip(uv.max(0), 0.0, 1.0)
+    return float(low[0]), float(low[1]), float(high[0]), float(high[1])
+
+
+#: How often each job is drawn for training; the rest are plans.
+JOB_SHARE: dict[Job, float] = {"verify": 0.16, "point": 0.10, "describe": 0.03}
+
+
+def conversation(
+    scene: Scene, camera: CameraModel, feet: NDArray[np.float64], rng: np.random.Generator, count: int
+) -> list[Said]:
+    """``count`` instructions and questions about a scene with what they are to be answered."""
+    drawn = rng.choice(4, size=count, p=[*JOB_SHARE.values(), 1.0 - sum(JOB_SHARE.values())])
+    names = {spec.name: i for i, spec in enumerate(scene.objects)}
+    said: list[Said] = []
+    for job, make in (("verify", verify_questions), ("point", locate_questions), ("describe", describe_questions)):
+        wanted = int(np.sum(drawn == list(JOB_SHARE).index(job)))  # type: ignore[arg-type]
+        for asked in make(scene, camera, rng, wanted) if wanted else ():
+            prompt = prompt_for(job, asked.text)  # type: ignore[arg-type]
+            shift = prompt.index(asked.text)
+            mentions = tuple(Mention(m.char_start + shift, m.char_end + shift, m.objects) for m in asked.mentions)
+            if asked.answer is not None:
+                said.append(Said(prompt, YES if asked.answer else NO, mentions))
+                continue
+            indices = tuple(names[name] for name in asked.names)
+            specs = [scene.objects[i] for i in indices]
+            located = [
+                Located(
+                    spec.label, (float(feet[i][0]), float(feet[i][1])), box_of(spec, camera) if job == "point" else None
+                )
+                for i, spec in zip(indices, specs, strict=True)
+            ]
+            points = tuple(i for i in indices for _ in range(2 if job == "point" else 1))
+            said.append(Said(prompt, located_to_text(located), mentions, indices, points))
+    plans = count - len(said)
+    said += [planned(e.instruction, e.plan, e.mentions, feet) for e in examples(scene, camera, rng, plans)]
+    return [said[i] for i in rng.permutation(len(said))]
+
+
 class Packer:
     """Turns a scene and its picture into one row of a batch."""
 
@@ -100,14 +173,16 @@ class Packer:
         self._fast = tokenizer.backend_tokenizer
         convert = tokenizer.convert_tokens_to_ids
         self._start, self._end, self._pad = (int(convert(t)) for t in (START, END, tokenizer.pad_token))
-        self._object_points = {int(convert('","point_2d":[')), int(convert('],"top_2d":['))}
+        self._opens = {int(convert(t)) for t in ('","point_2d":[', '],"top_2d":[', '],"bbox_2d":[')}
         self._comma = self._fast.encode(",").ids[0]
+        self._closes = int(convert("]}"))
+        direct = ("reach", "pick", "open", "close", "press")
         self._before_label = {
-            int(convert(t)) for t in ('","object":"', *(f'{{"skill":"{s}","object":"' for s in _DIRECT))
+            int(convert(t)) for t in ('","object":"', '{"label":"', *(f'{{"skill":"{s}","object":"' for s in direct))
         }
 
-    def row(self, scene: Scene, rng: np.random.Generator, *, tries: int = 9) -> Batch | None:
-        """Pack up to ``TEXT`` tokens of new instructions; None when nothing can be said of the scene."""
+    def row(self, scene: Scene, rng: np.random.Generator, *, tries: int = 18) -> Batch | None:
+        """Pack up to ``TEXT`` tokens of new words about a scene; None when nothing can be said of it."""
         camera = front_camera(scene)
         labels = label_patches(scene, camera)
         out: Batch = {
@@ -123,26 +198,23 @@ class Packer:
             "foot": labels.foot,
         }
         try:
-            found = examples(scene, camera, rng, tries)
+            found = conversation(scene, camera, labels.feet, rng, tries)
         except SceneError:
             return None
         at, watched = 0, 0
         names = {spec.name: i for i, spec in enumerate(scene.objects)}
-        for number, example in enumerate(found, 1):
-            said = self._fast.encode(example.instruction, add_special_tokens=False)
-            answer = self._fast.encode(plan_to_text(example.plan), add_special_tokens=False).ids
-            ids = [*said.ids, self._start, *answer, self._end]
+        for number, said in enumerate(found, 1):
+            words = self._fast.encode(said.words, add_special_tokens=False)
+            answer = self._fast.encode(said.answer, add_special_tokens=False).ids
+            ids = [*words.ids, self._start, *answer, self._end]
             if at + len(ids) > TEXT:
                 continue
             here = slice(at, at + len(ids))
             out["ids"][here], out["segment"][here] = ids, number
             out["position"][here] = np.arange(len(ids))
-            begin = at + len(said.ids)
-            out["target"][begin : at + len(ids) - 1] = ids[len(said.ids) + 1 :]
-            looks = [
-                *self._mentions(example, said.offsets, names),
-                *self._points(example, answer, labels, len(said.ids) + 1),
-            ]
+            begin = at + len(words.ids)
+            out["target"][begin : at + len(ids) - 1] = ids[len(words.ids) + 1 :]
+            looks = [*self._mentions(said, words.offsets, names), *self._looks(said, answer, len(words.ids) + 1)]
             for offset, layer, objects in looks[: WATCHED - watched]:
                 where = labels.of_object[objects].any(0).astype(np.float32)
                 if where.any():
@@ -154,40 +226,27 @@ class Packer:
 
     @staticmethod
     def _mentions(
-        example: Example, offsets: list[tuple[int, int]], names: dict[str, int]
+        said: Said, offsets: list[tuple[int, int]], names: dict[str, int]
     ) -> Iterator[tuple[int, int, list[int]]]:
-        for mention in example.mentions:
+        for mention in said.mentions:
             inside = [i for i, (a, b) in enumerate(offsets) if a < mention.char_end and b > mention.char_start]
             if inside and mention.objects:
                 yield inside[-1], LOOK_FOR_MENTION, [names[n] for n in mention.objects]
 
-    def _points(
-        self, example: Example, answer: list[int], labels: PatchLabels, offset: int
-    ) -> Iterator[tuple[int, int, list[int]]]:
-        """Positions that predict a label, an x or a y, with the object they are about, in the order of the plan."""
-        about = []
-        for call in example.plan.calls:
-            point = getattr(call, "point", None)
-            if point is not None:
-                nearest = int(np.argmin(((labels.feet - point) ** 2).sum(1)))
-                about.append((nearest, isinstance(call, Place) and call.top is not None))
-        call_index, in_point = -1, False
-        points_seen = 0
-        expected = [nearest for nearest, top in about for _ in range(2 if top else 1)]
+    def _looks(self, said: Said, answer: list[int], offset: int) -> Iterator[tuple[int, int, list[int]]]:
+        """Positions that predict a label or a coordinate, with the object they are about, in the order of the answer."""
+        label, point, in_point = 0, -1, False
         for i, token in enumerate(answer):
-            if token in self._before_label and call_index + 1 < len(about):
-                call_index += 1
-                yield offset + i, LOOK_FOR_POINT, [about[call_index][0]]
-            elif token in self._object_points and points_seen < len(expected):
-                in_point = True
-                points_seen += 1
-                yield offset + i, LOOK_FOR_POINT, [expected[points_seen - 1]]
+            if token in self._before_label and label < len(said.labels):
+                yield offset + i, LOOK_FOR_POINT, [said.labels[label]]
+                label += 1
+            elif token in self._opens and point + 1 < len(said.points):
+                in_point, point = True, point + 1
+                yield offset + i, LOOK_FOR_POINT, [said.points[point]]
             elif token == self._comma and in_point:
+                yield offset + i, LOOK_FOR_POINT, [said.points[point]]
+            elif token == self._closes:
                 in_point = False
-                yield offset + i, LOOK_FOR_POINT, [expected[points_seen - 1]]
-
-
-_DIRECT = ("reach", "pick", "open", "close", "press")
 
 
 def augment(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,10 @@ class TrainPlannerConfig:
     """Seed of weights, scenes and instructions."""
     resume: bool = False
     """Go on from the last checkpoint in OUT."""
+    init: Path | None = None
+    """Start from the weights and tokenizer of this earlier OUT, with a new schedule."""
+    optimizer: Literal["muon", "adamw"] = "muon"
+    """Muon for the matrices inside blocks (AdamW for the rest), or AdamW alone."""
     compile: bool = True
     """Compile the forward pass (needs a C++ compiler; two to three times faster)."""
     bf16: bool = False

@@ -22,6 +22,8 @@ SHARD = 250
 FULL_SIZE_SHARE = 0.25
 #: Share of pictures with the arm somewhere over the table instead of near its rest pose.
 BUSY_ARM_SHARE = 0.1
+#: Share of pictures as they look after some work: things in containers, on one another, drawers open.
+ARRANGED_SHARE = 0.45
 
 
 @dataclass(frozen=True)
@@ -78,12 +80,12 @@ def render_shards(folder: Path, *, first: int, last: int, seed: int, size: int =
 def training_scene(rng: np.random.Generator) -> Scene:
     """A random scene without held-out colour and kind pairs, look and camera varied."""
     from embodied.language import scene_fits
-    from sim.generate import random_scene
+    from sim.generate import arranged, random_scene
 
     while True:
         scene = random_scene(rng, n_objects=(2, 8), vary_look=True, vary_camera=bool(rng.random() < 0.7))
         if scene_fits(scene, "train"):
-            return scene
+            return arranged(scene, rng) if rng.random() < ARRANGED_SHARE else scene
 
 
 def take(world: object, rng: np.random.Generator) -> NDArray[np.uint8]:

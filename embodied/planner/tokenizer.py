@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from embodied.planner.jobs import JOB_FRAGMENTS
 from embodied.planner.plan_text import FRAGMENTS, NUMBERS
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def train_tokenizer(corpus: Iterable[str], *, size: int = 900) -> PreTrainedToke
         show_progress=False,
     )
     tokenizer.train_from_iterator(corpus, trainer)
-    tokenizer.add_tokens([AddedToken(text, normalized=False) for text in (*FRAGMENTS, *NUMBERS)])
+    tokenizer.add_tokens([AddedToken(text, normalized=False) for text in (*FRAGMENTS, *NUMBERS, *JOB_FRAGMENTS)])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token=PAD,
@@ -56,6 +57,13 @@ def train_tokenizer(corpus: Iterable[str], *, size: int = 900) -> PreTrainedToke
         model_max_length=2048,
         clean_up_tokenization_spaces=False,
     )
+
+
+def add_job_tokens(tokenizer: PreTrainedTokenizerFast) -> None:
+    """Give a tokenizer made before the jobs existed their pieces, at the end of its vocabulary."""
+    from tokenizers import AddedToken
+
+    tokenizer.add_tokens([AddedToken(text, normalized=False) for text in JOB_FRAGMENTS])
 
 
 def load_tokenizer(folder: Path | str) -> PreTrainedTokenizerFast:

@@ -28,9 +28,17 @@ from embodied.planner.batches import IGNORE, LOOK_FOR_MENTION, LOOK_FOR_POINT, N
 from embodied.planner.card import measure, write_card
 from embodied.planner.config import TrainPlannerConfig
 from embodied.planner.model import Tables, new_model, patches_of, see, think
+from embodied.planner.muon import Muon
 from embodied.planner.picture import VISUAL_TOKENS
 from embodied.planner.rendering import shards
-from embodied.planner.tokenizer import VISION_END, VISION_START, load_tokenizer, number_ids, train_tokenizer
+from embodied.planner.tokenizer import (
+    VISION_END,
+    VISION_START,
+    add_job_tokens,
+    load_tokenizer,
+    number_ids,
+    train_tokenizer,
+)
 from hardware.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -57,7 +65,9 @@ def train(config: TrainPlannerConfig) -> Path:
         learner = Learner(model, tokenizer, config).to(device)
         state = State(learner, config)
         if config.resume:
-            state.load()
+            state.load(config.out / "state")
+        elif config.init is not None:
+            state.load(config.init / "state", weights_only=True)
         print(
             f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, vocabulary {len(tokenizer)}",
             flush=True,
@@ -88,16 +98,14 @@ def _loop(
             * min(1.0, (state.step + 1) / config.warm_up)
             * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
         )
-        for group in state.optimizer.param_groups:
+        for group in state.groups():
             group["lr"] = rate
         with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
             losses = step_function(batch)
         total = sum(LOSS_WEIGHTS[name] * value for name, value in losses.items() if name in LOSS_WEIGHTS)
-        state.optimizer.zero_grad(set_to_none=True)
         total.backward()
         torch.nn.utils.clip_grad_norm_(learner.parameters(), 1.0)
-        state.optimizer.step()
-        state.average()
+        state.update()
         state.step += 1
         state.seconds += min(time.monotonic() - began, 60.0)  # a suspended machine does not count as training
         for name, value in losses.items():
@@ -221,10 +229,7 @@ class State:
     def __init__(self, learner: Learner, config: TrainPlannerConfig) -> None:
         self.learner, self.config = learner, config
         self.step, self.seconds = 0, 0.0
-        decayed = [p for p in learner.parameters() if p.ndim >= 2]
-        others = [p for p in learner.parameters() if p.ndim < 2]
-        groups = [{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
-        self.optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98), eps=1e-8)
+        self.optimizers = _optimizers(learner, config)
         self.parameters = dict(learner.model.named_parameters())
         self.averages = {name: p.detach().clone() for name, p in self.parameters.items()}
 
@@ -233,8 +238,16 @@ class State:
         done = self.step / self.config.steps
         return max(done, self.seconds / (60 * self.config.minutes)) if self.config.minutes > 0 else done
 
-    def average(self) -> None:
-        """Move the running average towards the weights."""
+    def groups(self) -> Iterator[dict[str, Any]]:
+        """The parameter groups of all optimisers."""
+        for optimizer in self.optimizers:
+            yield from optimizer.param_groups
+
+    def update(self) -> None:
+        """One step of every optimiser, gradients forgotten, and the running average moved towards the weights."""
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
         decay = min(AVERAGE_DECAY, (1 + self.step) / (10 + self.step))
         torch._foreach_lerp_(list(self.averages.values()), [p.detach() for p in self.parameters.values()], 1 - decay)
 
@@ -245,8 +258,9 @@ class State:
         tensors = {f"weights.{n}": p.detach() for n, p in self.learner.named_parameters()}
         tensors |= {f"average.{n}": p for n, p in self.averages.items()}
         for name, p in self.learner.named_parameters():
-            for key, value in self.optimizer.state.get(p, {}).items():
-                tensors[f"optimizer.{key}.{name}"] = value
+            for optimizer in self.optimizers:
+                for key, value in optimizer.state.get(p, {}).items():
+                    tensors[f"optimizer.{key}.{name}"] = value
         part = self.config.out / "state.part"
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir()
@@ -260,27 +274,54 @@ class State:
         export(self.learner.model, self.averages, tokenizer, folder)
         return folder
 
-    def load(self) -> None:
-        """Go on from ``OUT/state``. Raises ``CheckpointError`` when there is none or it does not fit."""
+    def load(self, folder: Path, *, weights_only: bool = False) -> None:
+        """Go on from ``folder``: everything, or only its weights. Raises ``CheckpointError`` when that does not fit."""
         from safetensors.torch import load_file
 
-        folder = self.config.out / "state"
         try:
             tensors = load_file(folder / "state.safetensors")
             facts = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"cannot resume from {folder}: {error}; start without --resume") from error
+            with torch.no_grad():
+                for name, p in self.learner.named_parameters():
+                    mean = f"average.{name.removeprefix('model.')}"
+                    old = tensors[mean if weights_only and mean in tensors else f"weights.{name}"]
+                    # A vocabulary may have grown since: the new rows keep their random start.
+                    (p[: len(old)] if p.ndim else p).copy_(old)
+                for name in self.averages:
+                    self.averages[name].copy_(self.parameters[name] if weights_only else tensors[f"average.{name}"])
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            raise CheckpointError(f"cannot go on from {folder}: {error}; start without it") from error
+        if weights_only:
+            return
         self.step, self.seconds = int(facts["step"]), float(facts["seconds"])
-        with torch.no_grad():
+        kept: dict[str, dict[str, Tensor]] = {}
+        for key, value in tensors.items():
+            if key.startswith("optimizer."):
+                _, slot, name = key.split(".", 2)
+                kept.setdefault(name, {})[slot] = value
+        for optimizer in self.optimizers:
+            mine = {id(p) for group in optimizer.param_groups for p in group["params"]}
             for name, p in self.learner.named_parameters():
-                p.copy_(tensors[f"weights.{name}"])
-                prefix = "optimizer."
-                mine = [k for k in tensors if k.startswith(prefix) and k.split(".", 2)[2] == name]
-                kept = {k.split(".", 2)[1]: tensors[k] for k in mine}
-                if kept:
-                    self.optimizer.state[p] = kept
-            for name in self.averages:
-                self.averages[name].copy_(tensors[f"average.{name}"])
+                if id(p) in mine and name in kept:
+                    optimizer.state[p] = kept[name]
+
+
+def _optimizers(learner: Learner, config: TrainPlannerConfig) -> list[torch.optim.Optimizer]:
+    """AdamW, and Muon for the matrices of the transformer blocks: there it learns more from each batch."""
+    muon: list[Tensor] = []
+    decayed: list[Tensor] = []
+    others: list[Tensor] = []
+    for name, p in learner.named_parameters():
+        inside = ".blocks." in name or ".layers." in name or "merger" in name
+        if config.optimizer == "muon" and p.ndim == 2 and inside:
+            muon.append(p)
+        else:
+            (decayed if p.ndim >= 2 else others).append(p)
+    groups = [{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
+    found: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98), eps=1e-8)]
+    if muon:
+        found.append(Muon(muon, lr=config.lr))
+    return found
 
 
 def _swap(new: Path, old: Path) -> None:
@@ -311,6 +352,11 @@ def _tokenizer(config: TrainPlannerConfig) -> PreTrainedTokenizerFast:
     folder = config.out / "tokenizer"
     if (folder / "tokenizer.json").exists():
         return load_tokenizer(folder)
+    if config.init is not None:
+        tokenizer = load_tokenizer(config.init / "tokenizer")
+        add_job_tokens(tokenizer)
+        tokenizer.save_pretrained(folder)
+        return tokenizer
     from embodied.language import examples
     from embodied.planner.batches import front_camera
     from embodied.planner.plan_text import plan_to_text
