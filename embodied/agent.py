@@ -22,9 +22,12 @@ from numpy.typing import NDArray
 from embodied.episode import Episode, Outcome, RunFolder
 from embodied.executor import Event, Execution, Executor, ExecutorOptions, describe
 from embodied.grounding import GroundedCall, Grounder
-from embodied.plan import Ask, Plan, Refuse
+from embodied.plan import Ask, Plan
+from embodied.plan_checks import guarded
 from embodied.planners import Planner, make_planner
 from embodied.referee import Judgement, Referee
+from embodied.remote.fallback import FallbackPlanner
+from embodied.speech import sentence as in_words
 from hardware.camera_model import Frame
 from hardware.errors import EmbodiedError, PlanError, SceneError, UnreachableError
 from hardware.robot import Robot
@@ -200,11 +203,18 @@ class _Run:
             self._referee = Referee(self.agent.world, frame.model, self.instruction, self.truth)
         self.tell(Event("look", {"frame": frame}))
         thinking = time.perf_counter()
-        plan = self.agent.planner.plan(self.instruction, frame)
+        if isinstance(self.agent.planner, FallbackPlanner):
+            self.agent.planner.on_note = lambda text: self.tell(Event("note", {"text": text}))
+        # Whatever a model says, and whichever: nothing is pressed, opened or closed that the words do not speak of.
+        plan = guarded(self.agent.planner.plan(self.instruction, frame), self.instruction)
         seconds = {"plan": time.perf_counter() - thinking}
-        self.tell(Event("plan", {"plan": plan, "seconds": seconds["plan"]}))
+        said: dict[str, Any] = {"plan": plan, "seconds": seconds["plan"]}
+        if (usage := getattr(self.agent.planner, "last_usage", None)) is not None:
+            said["usage"] = usage.to_json()
+        self.tell(Event("plan", said))
         if plan.speech is not None:
-            outcome, sentence = _spoken(plan.speech)
+            outcome: Outcome = "asked" if isinstance(plan.speech, Ask) else "refused"
+            sentence = in_words(plan.speech)
             episode = self._episode(outcome, sentence, plan, seconds)
             return self._finish(episode, frame, (), None, filmed, stack)
         try:
@@ -343,23 +353,6 @@ def make_policy(policy: str | Path | None) -> Policy:
     from policies.checkpoint import load_policy
 
     return load_policy(policy)
-
-
-def _spoken(speech: Ask | Refuse) -> tuple[Outcome, str]:
-    if isinstance(speech, Ask):
-        return "asked", speech.question or f"there is more than one {speech.object}: which one do you mean?"
-    if speech.text:
-        return "refused", speech.text
-    thing = f"the {speech.object}" if speech.object else "that"
-    reasons = {
-        "absent": f"I do not see {thing if speech.object else 'what you name'} on the table",
-        "unclear": "I do not understand what to do; say it in plain English, for example: "
-        "put the red cube in the blue bowl",
-        "unsafe": f"I will not do that{f' with {thing}' if speech.object else ''}: it is not safe",
-        "impossible": f"{thing if speech.object else 'what you ask'} cannot be used that way",
-        "out_of_reach": f"{thing} is out of reach",
-    }
-    return "refused", reasons[speech.reason]
 
 
 def _judged(execution: Execution, judgement: Judgement | None) -> tuple[Outcome, str]:

@@ -20,6 +20,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 import tyro
 from tyro.conf import Positional, arg, subcommand
 
+from embodied.commands.data import Data
+from embodied.commands.plan import PlanImage
+from embodied.commands.robot import Robot
 from hardware.errors import EmbodiedError
 from policies.goal import SKILLS, Skill
 
@@ -43,7 +46,8 @@ class Run:
     scene: str = "0"
     """A scene file (JSON), or a number: the seed of a random scene."""
     planner: str = "local"
-    """local (the shipped model), scripted (reads the true scene; for demonstrations), or a trained one's folder."""
+    """local (the shipped model), scripted (reads the true scene; for demonstrations), a trained one's folder, remote,
+    remote:PRESET/MODEL or https://host/v1#model, or a chain such as remote+local."""
     policy: str = ""
     """Folder of a trained policy, or scripted (the experts); the shipped weights when left out."""
     video: Path | None = None
@@ -65,31 +69,15 @@ class Run:
 
 
 @dataclass(frozen=True)
-class PlanImage:
-    """Print the plan for a picture and an instruction; nothing moves."""
-
-    image: Positional[Annotated[Path, arg(metavar="IMAGE")]]
-    """A picture of the table (PNG or JPEG) from the default front camera."""
-    instruction: Positional[Words]
-    """What to do."""
-    planner: str = "local"
-    """local, or the folder of a trained planner."""
-    save: Path | None = None
-    """Write the picture with the plan's points drawn in here."""
-    json: bool = False
-    """Print the plan as one JSON object on the last line."""
-
-
-@dataclass(frozen=True)
 class Evaluate:
     """Success rates with Wilson 95 % intervals."""
 
     what: Positional[Literal["policy", "planner", "agent"]]
     """The policy alone (goals from the true scene), the planner alone, or both together."""
     suite: str = ""
-    """policy: skills. planner: seen, paraphrase, novel. agent: single, skills, long."""
-    episodes: int = 100
-    """How many episodes (policy: per skill)."""
+    """planner: seen, paraphrase, novel, free, refuse, point, verify. agent: single, skills, long."""
+    episodes: int | None = None
+    """How many (policy: per skill); 100 when left out, all of them for the suite free."""
     seed: int = 0
     """Which held-out episodes."""
     planner: str = "local"
@@ -98,6 +86,8 @@ class Evaluate:
     """As for run."""
     out: Path | None = None
     """Keep every episode's folder here (agent only)."""
+    failures: Path | None = None
+    """planner: write a page with pictures of the failures into this folder."""
     repoint: bool = False
     """As for run."""
     goal_noise_m: float = 0.0
@@ -153,6 +143,8 @@ Command = (
     | Annotated[Train, subcommand("train")]
     | Annotated[SceneCommand, subcommand("scene")]
     | Annotated[Collect, subcommand("collect")]
+    | Annotated[Data, subcommand("data")]
+    | Annotated[Robot, subcommand("robot")]
 )
 _DESCRIPTION = 'Tell a robot arm what to do in plain words. Try: embodied run "put the red cube in the blue bowl"'
 
@@ -244,24 +236,10 @@ def _run(command: Run) -> int:
 
 
 def _plan(command: PlanImage) -> int:
-    from embodied.planners import make_planner
-    from embodied.show import plan_table, read_picture
+    from embodied.commands.plan import run
 
-    if not command.instruction.strip():
-        raise EmbodiedError("the instruction is empty; say what to do, for example: put the red cube in the blue bowl")
     _quiet_libraries()
-    frame = read_picture(command.image)
-    plan = make_planner(command.planner).plan(command.instruction, frame)
-    console = _console(command.json)
-    console.print(plan_table(plan))
-    if command.save is not None:
-        from embodied.drawing import png, with_plan
-
-        _save(command.save, png(with_plan(frame.rgb, plan)))
-        console.print(f"picture: {command.save}")
-    if command.json:
-        _print_json({"success": plan.speech is None, **plan.model_dump(mode="json", exclude_none=True)})
-    return DONE if plan.speech is None else FAILED
+    return run(command)
 
 
 def _save(path: Path, content: bytes) -> None:
@@ -273,7 +251,8 @@ def _save(path: Path, content: bytes) -> None:
 
 
 def _evaluate(command: Evaluate) -> int:
-    _positive(command.episodes, "episodes")
+    if command.episodes is not None:
+        _positive(command.episodes, "episodes")
     if command.seed < 0:
         raise EmbodiedError(f"--seed must be zero or more, not {command.seed}")
     _quiet_libraries()
@@ -304,23 +283,29 @@ def _evaluate_agent(command: Evaluate, suite: str, console: Console) -> dict[str
     options = ExecutorOptions(repoint=command.repoint)
     with (
         Agent.simulated(planner=command.planner, policy=command.policy or None, options=options) as agent,
-        Counter(console, command.episodes) as counter,
+        Counter(console, command.episodes or 100) as counter,
     ):
         out = None if command.out is None else str(command.out)
-        report = evaluate_agent(agent, suite, command.episodes, command.seed, on_episode=counter.tell, out=out)
+        report = evaluate_agent(agent, suite, command.episodes or 100, command.seed, on_episode=counter.tell, out=out)
     return _told(report, console)
 
 
 def _evaluate_planner(command: Evaluate, suite: str, console: Console) -> dict[str, Any]:
-    from embodied.evaluation import evaluate_planner
+    from embodied.confusion import FailurePage
+    from embodied.planner_suites import PLANNER_SUITES, evaluate_planner, size_of
     from embodied.planners import make_planner
     from embodied.show import Counter
 
-    with Counter(console, command.episodes) as counter:
+    if suite not in PLANNER_SUITES:
+        raise EmbodiedError(f"there is no planner suite {suite!r}; choose one of: {', '.join(PLANNER_SUITES)}")
+    page = FailurePage()
+    with Counter(console, size_of(suite, command.episodes)) as counter:
         report = evaluate_planner(
             lambda world: make_planner(command.planner, world), suite, command.episodes, command.seed,
-            on_episode=counter.tell,
+            on_episode=counter.tell, on_answer=page.add if command.failures is not None else None,
         )  # fmt: skip
+    if command.failures is not None:
+        console.print(f"failures: {page.write(command.failures, report)}")
     return _told(report, console)
 
 
@@ -331,7 +316,7 @@ def _evaluate_policy(command: Evaluate, suite: str, console: Console) -> dict[st
         raise EmbodiedError(f"there is no policy suite {suite!r}; choose one of: skills")
     if command.goal_noise_m < 0.0:
         raise EmbodiedError(f"--goal-noise-m must be zero or more, not {command.goal_noise_m}")
-    config = EvalConfig(episodes=command.episodes, seed=command.seed, goal_noise_m=command.goal_noise_m)
+    config = EvalConfig(episodes=command.episodes or 100, seed=command.seed, goal_noise_m=command.goal_noise_m)
     from embodied.agent import make_policy
 
     return evaluate(config, console=console, policy=make_policy(command.policy or None))
@@ -362,6 +347,18 @@ def _scene(command: SceneCommand) -> int:
     if command.json:
         _print_json(scene.model_dump(mode="json", exclude_defaults=True))
     return DONE
+
+
+def _data(command: Data) -> int:
+    from embodied.commands.data import run
+
+    return run(command)
+
+
+def _robot(command: Robot) -> int:
+    from embodied.commands.robot import run
+
+    return run(command)
 
 
 def _collect(command: Collect) -> int:
@@ -414,6 +411,7 @@ def _train_planner(words: list[str]) -> int:
 
 _COMMANDS: dict[type, Callable[[Any], int]] = {
     Run: _run, PlanImage: _plan, Evaluate: _evaluate, Train: _train, SceneCommand: _scene, Collect: _collect,
+    Data: _data, Robot: _robot,
 }  # fmt: skip
 _EVALUATIONS: dict[str, Callable[[Evaluate, str, Console], dict[str, Any]]] = {
     "policy": _evaluate_policy, "planner": _evaluate_planner, "agent": _evaluate_agent,

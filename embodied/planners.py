@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
@@ -44,7 +45,7 @@ def _scripted(world: World | None) -> Planner:
     return ScriptedPlanner(world)
 
 
-def _from_folder(folder: Path | None) -> Planner:
+def _from_folder(folder: Path | str | None) -> Planner:
     try:
         from embodied.planner.local import LocalPlanner
     except ModuleNotFoundError as error:
@@ -56,6 +57,9 @@ def _from_folder(folder: Path | None) -> Planner:
     return planner
 
 
+#: "owner/model" on the Hugging Face hub; a path that does not exist has more slashes, or begins or ends with one.
+_HUB_NAME = re.compile(r"[\w-]+(\.[\w-]+)*/[\w-]+(\.[\w-]+)*")
+
 #: The registry: add a planner here and nowhere else.
 PLANNERS: dict[str, Factory] = {"local": _local, "scripted": _scripted}
 
@@ -65,12 +69,15 @@ def make_planner(name: str, world: World | None = None) -> Planner:
 
     Raises ``CheckpointError`` when there is neither, or when the weights are damaged.
     """
+    from embodied.remote.choose import is_remote, make_remote
+
     if name in PLANNERS:
         return PLANNERS[name](world)
-    folder = Path(name)
-    if folder.is_dir():
-        return _from_folder(folder)
+    if is_remote(name):
+        return make_remote(name, world)
+    if Path(name).is_dir() or _HUB_NAME.fullmatch(name):
+        return _from_folder(name)
     raise CheckpointError(
         f"there is no planner and no folder called {name!r}; the planners are {', '.join(PLANNERS)}, or give the "
-        "folder of one trained with `embodied train planner`"
+        "folder of one trained with `embodied train planner`, a model's name on the hub, or an endpoint (remote, https://...)"
     )

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import math
+from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-import numpy as np
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from embodied.executor import Event, StepRecord, describe
-from embodied.plan import Plan
-from hardware.camera_model import CameraModel, Frame, Intrinsics
-from hardware.errors import EmbodiedError
+from embodied.plan import Ask, Plan, Refuse
 
 if TYPE_CHECKING:
     from embodied.episode import Episode
-    from embodied.evaluation import Question, Report
+    from embodied.grounding import GroundedCall
+    from embodied.score import Asked, Report
+    from embodied.statistics import Rate
     from sim.scene import Scene
 
 _COLOR = {"succeeded": "green", "failed": "red", "refused": "yellow", "asked": "blue", "interrupted": "magenta"}
@@ -50,6 +50,8 @@ class Narrator:
         data = event.data
         if event.kind == "look":
             self._console.print("[dim]looked at the table[/dim]")
+        elif event.kind == "note":
+            self._console.print(f"[yellow]note[/yellow]: {escape(data['text'])}")
         elif event.kind == "plan":
             self._console.print(plan_table(data["plan"], data["seconds"]))
         elif event.kind == "step":
@@ -91,17 +93,28 @@ def _step_line(record: StepRecord, total: int) -> str:
     return f"  {words} {mark} [dim]({record.steps} steps{tries})[/dim]{why}"
 
 
-def plan_table(plan: Plan, seconds: float | None = None) -> Table:
-    """The plan's calls with their points."""
+def plan_table(plan: Plan, seconds: float | None = None, grounded: Sequence[GroundedCall] = ()) -> Table:
+    """The plan's calls with their points, and with their targets on the table where those are known."""
     took = "" if seconds is None else f" ({1000 * seconds:.0f} ms)"
     table = Table(title=f"plan{took}", title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
-    for name in ("", "call", "point in the picture"):
+    for name in ("", "call", "point in the picture", *(("target x, y, cm",) if grounded else ())):
         table.add_column(name, header_style="dim")
     for index, call in enumerate(plan.calls):
         point = getattr(call, "point", None)
-        where = "" if point is None else f"{point[0]:.3f}, {point[1]:.3f}"
-        table.add_row(str(index + 1), escape(describe(call)), where)
+        cells = [
+            str(index + 1),
+            escape(_short(call) if isinstance(call, Ask | Refuse) else describe(call)),
+            "" if point is None else f"{point[0]:.3f}, {point[1]:.3f}",
+        ]
+        if grounded:
+            goal = grounded[index].goal
+            cells.append("" if goal is None else f"{100 * goal.to[0]:.1f}, {100 * goal.to[1]:.1f}")
+        table.add_row(*cells)
     return table
+
+
+def _short(speech: Ask | Refuse) -> str:
+    return f"{speech.skill} {getattr(speech, 'reason', '')}".strip() + (f": {speech.object}" if speech.object else "")
 
 
 def scene_table(scene: Scene, name: str) -> Table:
@@ -130,12 +143,18 @@ def report_table(report: Report) -> Table:
     for name in ("", "success", "95 % interval", "episodes"):
         table.add_column(name, header_style="dim")
     for name, rate in [*sorted(report.by.items()), ("overall", report.success)]:
-        low, high = rate.interval
-        style = "bold" if name == "overall" else ""
-        table.add_row(name, f"{rate.rate:.1%}", f"{low:.1%} to {high:.1%}", str(rate.episodes), style=style)
+        table.add_row(name, *_rate_cells(rate), style="bold" if name == "overall" else "")
     for name, value in report.metrics.items():
-        table.add_row(f"[dim]{name}[/dim]", f"{value:.3g}", "", "")
+        if (share := report.rates.get(name)) is not None:
+            table.add_row(f"[dim]{name}[/dim]", *_rate_cells(share))
+        elif math.isfinite(value):
+            table.add_row(f"[dim]{name}[/dim]", f"{value:.3g}", "", "")
     return table
+
+
+def _rate_cells(rate: Rate) -> tuple[str, str, str]:
+    low, high = rate.interval
+    return f"{rate.rate:.1%}", f"{low:.1%} to {high:.1%}", str(rate.episodes)
 
 
 class Counter:
@@ -159,29 +178,10 @@ class Counter:
     ) -> None:
         self._progress.stop()
 
-    def tell(self, question: Question, success: bool, sentence: str) -> None:
+    def tell(self, question: Asked, success: bool, sentence: str) -> None:
         """After one episode; failures are printed with what is needed to repeat them."""
         self._good += success
         self._progress.update(self._task, advance=1, description=f"{self._good} succeeded")
         if not success:
             words = escape(f"#{question.index} {question.kind} {question.instruction!r}: {sentence}")
             self._console.print(f"[dim]{words}[/dim]")
-
-
-def read_picture(path: Path) -> Frame:
-    """A picture file as a frame of the default front camera. Raises ``EmbodiedError``."""
-    from PIL import Image, UnidentifiedImageError
-
-    from sim.scene import CameraSpec
-
-    try:
-        with Image.open(path) as image:
-            rgb = np.asarray(image.convert("RGB"))
-    except FileNotFoundError as error:
-        raise EmbodiedError(f"there is no picture {path}; make one with `embodied scene 7 --show {path}`") from error
-    except (OSError, UnidentifiedImageError) as error:
-        raise EmbodiedError(f"cannot read the picture {path}: it is not a PNG or JPEG file, or damaged") from error
-    spec = CameraSpec()
-    lens = Intrinsics.from_fov_y(rgb.shape[1], rgb.shape[0], float(np.radians(spec.fov_y_deg)))
-    model = CameraModel.look_at(lens, np.array(spec.position), np.array(spec.target))
-    return Frame(rgb, model, 0.0)

@@ -15,7 +15,10 @@ from typing import TYPE_CHECKING, Any
 from hardware.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from policies.point import PointNetwork, PointPolicy
+    from torch import nn
+
+    from policies.point import PointNetwork
+    from policies.policy import Policy
 
 FORMAT = 1
 CONFIG, MODEL, STATS, CARD = "config.json", "model.safetensors", "stats.json", "README.md"
@@ -25,16 +28,21 @@ _AGAIN = "train one with `embodied train policy`, name its folder, or restore th
 
 
 def save_point(folder: Path, network: PointNetwork, *, card: str, made: Mapping[str, Any]) -> None:
+    """As ``save``, for a point network."""
+    save(folder, "point", network, card=card, made=made)
+
+
+def save(folder: Path, kind: str, network: nn.Module, *, card: str, made: Mapping[str, Any]) -> None:
     """Write ``network`` to ``folder``. ``made`` (JSON data) says what made it: command, seed, data, measured success."""
-    from safetensors.torch import save
+    from safetensors.torch import save as to_bytes
 
     folder.mkdir(parents=True, exist_ok=True)
-    state = {name: tensor.detach().contiguous() for name, tensor in network.state_dict().items()}
-    weights = save(state, metadata={"format": "pt"})
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    weights = to_bytes(state, metadata={"format": "pt"})
     stats = {name: tensor.tolist() for name, tensor in state.items() if name.endswith(("_mean", "_std"))}
     config = {
         "format": FORMAT,
-        "kind": "point",
+        "kind": kind,
         "network": network.config.to_json(),
         "sha256": hashlib.sha256(weights).hexdigest(),
         "made": dict(made),
@@ -57,12 +65,27 @@ def read_config(folder: Path | str | None = None) -> dict[str, Any]:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise CheckpointError(f"cannot read {folder / CONFIG}: {error}; {_AGAIN}") from error
-    if not isinstance(config, dict) or config.get("kind") != "point" or config.get("format") != FORMAT:
-        raise CheckpointError(f"{folder / CONFIG} does not describe a point policy of format {FORMAT}; {_AGAIN}")
+    from policies.kinds import KINDS
+
+    if not isinstance(config, dict) or config.get("kind") not in KINDS or config.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{folder / CONFIG} does not describe a policy of format {FORMAT} of one of the kinds {', '.join(KINDS)}; "
+            f"{_AGAIN}"
+        )
     return config
 
 
 def load_point_network(folder: Path | str | None = None) -> PointNetwork:
+    """The point network saved in ``folder`` (None: the shipped one). Raises ``CheckpointError`` naming what is wrong."""
+    from policies.point import PointNetwork
+
+    network = load_network(folder)
+    if not isinstance(network, PointNetwork):
+        raise CheckpointError(f"the policy in {folder} is no point policy; {_AGAIN}")
+    return network
+
+
+def load_network(folder: Path | str | None = None) -> nn.Module:
     """The network saved in ``folder`` (None: the shipped one). Raises ``CheckpointError`` naming what is wrong."""
     folder = SHIPPED if folder is None else Path(folder)
     config = read_config(folder)
@@ -71,7 +94,7 @@ def load_point_network(folder: Path | str | None = None) -> PointNetwork:
     from safetensors.torch import load
 
     from policies.goal import SKILLS
-    from policies.point import PointConfig, PointNetwork
+    from policies.kinds import kind
 
     try:
         weights = (folder / MODEL).read_bytes()
@@ -82,10 +105,10 @@ def load_point_network(folder: Path | str | None = None) -> PointNetwork:
     try:
         fields = dict(config["network"])
         fields["skills"] = tuple(fields["skills"])
-        network = PointNetwork(PointConfig(**fields))
-        if network.config.skills != SKILLS:
+        network = kind(config["kind"]).load_network(fields)
+        if fields["skills"] != SKILLS:
             raise CheckpointError(
-                f"the policy in {folder} was trained for {', '.join(network.config.skills)}; this version has "
+                f"the policy in {folder} was trained for {', '.join(fields['skills'])}; this version has "
                 f"{', '.join(SKILLS)}; {_AGAIN}"
             )
         network.load_state_dict(load(weights))
@@ -96,12 +119,12 @@ def load_point_network(folder: Path | str | None = None) -> PointNetwork:
     return network.eval()
 
 
-def load_policy(folder: Path | str | None = None) -> PointPolicy:
-    """A policy ready to run, from ``folder`` or the shipped weights. Raises ``CheckpointError``."""
-    network = load_point_network(folder)
-    from policies.point import PointPolicy
+def load_policy(folder: Path | str | None = None) -> Policy:
+    """A policy of any kind ready to run, from ``folder`` or the shipped weights. Raises ``CheckpointError``."""
+    network = load_network(folder)
+    from policies.kinds import kind
 
-    return PointPolicy(network)
+    return kind(read_config(folder)["kind"]).policy(network)
 
 
 def _replace(path: Path, content: bytes) -> None:

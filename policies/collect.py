@@ -1,7 +1,7 @@
 """Collects demonstrations from the scripted experts, and their corrections of a policy's own mistakes (DAgger).
 
-What varies from episode to episode is drawn here, in one place: injected noise (DART), the arm's dynamics, and small errors
-of the goal point, because the points that a planner gives are a few millimetres off.
+What varies from episode to episode is named in ``policies/randomization.py``; injected noise (DART) comes from the
+experts' side, ``sim/rollout.py``. With ``views`` the demonstrations also hold what the cameras saw.
 
 Seeds: episode ``index`` of a skill depends on (seed, round, skill, index) alone, with seed 0..9999; evaluation draws from
 seeds of 1_000_000 and more, so no evaluation episode was ever trained on.
@@ -23,14 +23,26 @@ import numpy as np
 from hardware.arm_spec import ArmSpec
 from hardware.errors import CheckpointError
 from hardware.robot import Observation
-from policies.data import SHARD, Demo, Float, load_shard, save_shard
+from policies.dagger import Turns
+from policies.data import PICTURE_STRIDE, SHARD, Demo, Film, Float, Pictures, load_shard, save_shard
 from policies.goal import SKILLS, Goal, Skill
+from policies.images import MARGIN_PX, Picture, View, look_at
 from policies.policy import Policy
-from policies.runtime import ChunkBlender, RuntimeOptions
+from policies.randomization import (
+    LIGHT,
+    VISIBLE,
+    Level,
+    Randomization,
+    level,
+    point_error,
+    random_appearance,
+    random_hardware,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from policies.worn_robot import WornStage
     from sim.conditions import Start
     from sim.dynamics import Dynamics
     from sim.experts import SkillGoal
@@ -44,43 +56,13 @@ CARRY_RAD = 0.06
 MAX_ATTEMPTS = 40
 
 
-@dataclass(frozen=True)
-class Variation:
-    """Shares and sizes of what varies between training episodes."""
-
-    calm_share: float = 0.3  # episodes without injected noise
-    dynamics_share: float = 0.35  # episodes with random dynamics
-    max_latency_s: float = 0.1
-    gain: tuple[float, float] = (0.06, 0.2)  # share of the error that a servo removes per physics step
-    friction: tuple[float, float] = (0.5, 1.2)
-    mass_scale: tuple[float, float] = (0.7, 1.4)
-    joint_offset_rad: float = 0.006  # standard deviation, arm joints only
-    goal_error_share: float = 0.35  # episodes in which the expert is told a goal slightly off
-    goal_error_m: float = 0.003  # standard deviation along x and y; half of it along z when stacking
-
-
-def random_dynamics(rng: np.random.Generator, variation: Variation) -> Dynamics:
-    """The dynamics of one training episode; nominal in most."""
-    from sim.dynamics import Dynamics
-
-    if rng.random() >= variation.dynamics_share:
-        return Dynamics()
-    return Dynamics(
-        latency_s=float(rng.choice([0.0, rng.uniform(0.0, variation.max_latency_s)])),
-        position_gain=float(rng.uniform(*variation.gain)),
-        friction=float(rng.uniform(*variation.friction)),
-        mass_scale=float(rng.uniform(*variation.mass_scale)),
-        joint_offset=(*rng.normal(0.0, variation.joint_offset_rad, 5).tolist(), 0.0),
-    )
-
-
-def _told(goal: SkillGoal, rng: np.random.Generator, variation: Variation) -> SkillGoal:
+def _told(goal: SkillGoal, rng: np.random.Generator, randomization: Randomization) -> SkillGoal:
     """The goal as the expert (and later the policy) is told it: sometimes a little off."""
     from sim.experts import SkillGoal
 
-    if rng.random() >= variation.goal_error_share:
+    if rng.random() >= randomization.goal_error.share:
         return goal
-    errors = rng.normal(0.0, variation.goal_error_m, (2, 3))
+    errors = rng.normal(0.0, randomization.goal_error_m.deviation, (2, 3))
     errors[:, 2] *= 0.5 if goal.skill == "stack" else 0.0
     point = goal.point + errors[0]
     return SkillGoal(goal.skill, point, goal.to + errors[1] if goal.skill == "push" else point)
@@ -98,38 +80,49 @@ def _pushed_on(goal: SkillGoal, spec: ArmSpec) -> SkillGoal:
 
 
 def demonstrate(
-    stage: Stage,
+    stage: WornStage,
     skill: Skill,
     rng: np.random.Generator,
     *,
     policy: Policy | None = None,
-    variation: Variation = Variation(),
+    randomization: Randomization = LIGHT,
+    views: Sequence[View] = (),
 ) -> Demo | None:
     """One episode. Without ``policy`` the expert acts, disturbed by noise; None unless it succeeds.
 
     With ``policy`` the two take turns in acting, and what the expert would do is recorded at every step; None only if
-    the episode could not be set up.
+    the episode could not be set up. ``views``: the pictures to keep.
     """
     from sim.conditions import holds
     from sim.experts import make_expert
     from sim.rollout import CALM, DWELL_STEPS, MAX_STEPS, Noise, SkillEpisode
 
     episode = SkillEpisode.sample(skill, rng)
-    begun = begin(stage, episode, random_dynamics(rng, variation), rng)
+    dynamics, stage.wear = random_hardware(rng, randomization)
+    # From a generator of its own: an episode with pictures moves like the same one without.
+    apart = rng.spawn(1)[0]
+    stage.appearance = random_appearance(apart, randomization) if views else None
+    begun = begin(stage, episode, dynamics, rng)
     if begun is None:
         return None
     goal, start = begun
-    told = _told(goal, rng, variation)
-    noise = CALM if rng.random() < variation.calm_share else Noise()
+    told = _told(goal, rng, randomization)
+    camera = Recorder(stage, skill, told.point, views) if views else None
+    noise = CALM if rng.random() < randomization.calm.share else Noise()
     disturb = noise.source(rng)
-    steer = None if policy is None else Turns(policy, Goal(skill, told.point, told.to), rng)
+    steer = None
+    if policy is not None:
+        off = np.zeros(3) if camera is None else camera.off + point_error(apart, skill, randomization)
+        steer = Turns(policy, Goal(skill, told.point + off, told.to + off), rng)
     expert, robot = make_expert(stage.world.spec, _pushed_on(told, stage.world.spec)), stage.robot
     rows: list[tuple[Float, Float, Float, bool]] = []
     done_for = 0
-    for _ in range(MAX_STEPS):
+    for step in range(MAX_STEPS):
         observation = robot.observe()
         move = expert.act(observation)
         rows.append((observation.q, observation.command, move.target, move.done))
+        if camera is not None and (step % PICTURE_STRIDE == 0 or policy is not None):
+            observation = camera.see(observation, step)
         done_for = done_for + 1 if move.done else 0
         if done_for >= DWELL_STEPS:
             break
@@ -141,7 +134,39 @@ def demonstrate(
     q, command, target, done = (np.array(column) for column in zip(*rows, strict=True))
     # An expert that believes in a success that is none must not teach that belief.
     use = np.ones(len(q)) if success else 1.0 - done
-    return Demo(skill, 0, q, command, target, done.astype(np.float64), use, told.point, told.to)
+    pictures = None if camera is None else camera.pictures()
+    return Demo(skill, 0, q, command, target, done.astype(np.float64), use, told.point, told.to, pictures)
+
+
+class Recorder:
+    """Keeps what the cameras see of an episode, as crops around where the picture has the goal point."""
+
+    def __init__(self, stage: WornStage, skill: Skill, point: Float, views: Sequence[View]) -> None:
+        self._views, self._rows = tuple(views), list[int]()
+        self._images: dict[str, list[Picture]] = {view.camera: [] for view in views}
+        front = next((view.camera for view in views if view.kind == "patch"), None)
+        self.seen, self.eye = point.copy(), np.array([0.0, 0.0, 1.0])
+        if front is not None:
+            self.eye = stage.eyes(views, point).believed(front).T_base_camera[:3, 3].copy()
+            if skill in VISIBLE:
+                self.seen = stage.pointed(point, front)
+        #: (3,) m: how far calibration alone puts the point off.
+        self.off = self.seen - point
+        self._eyes = stage.eyes(views, self.seen)
+
+    def see(self, observation: Observation, step: int) -> Observation:
+        """The observation with a fresh picture of each camera; every second step's are kept."""
+        frames = self._eyes.frames(tuple(self._images))
+        if step % PICTURE_STRIDE == 0:
+            self._rows.append(step)
+            for view in self._views:
+                self._images[view.camera].append(look_at(frames[view.camera], view, self.seen, margin_px=MARGIN_PX))
+        return replace(observation, frames=frames)
+
+    def pictures(self) -> Pictures:
+        """What was kept."""
+        images = {name: Film.of(kept) for name, kept in self._images.items()}
+        return Pictures(np.array(self._rows), images, self.seen, self.eye)
 
 
 def begin(
@@ -163,28 +188,16 @@ def begin(
     return begun if holds(stage.world, Held(episode.held), begun[1]) else None
 
 
-class Turns:
-    """Policy and expert take turns in acting, so that the states are those the policy gets itself into."""
-
-    def __init__(self, policy: Policy, goal: Goal, rng: np.random.Generator) -> None:
-        self._policy, self._goal, self._rng = policy, goal, rng
-        self._blender = ChunkBlender(RuntimeOptions())
-        self._policy_acts, self._left = False, 0
-        policy.reset()
-
-    def next(self, observation: Observation, expert_target: Float) -> Float:
-        """The target (6,) of whoever's turn it is."""
-        chunk = self._policy.act(observation, self._goal)  # also while the expert acts: it keeps the history
-        policy_target = self._blender.next(chunk)
-        if self._left == 0:
-            self._policy_acts = not self._policy_acts
-            self._left = int(self._rng.integers(10, 60) if self._policy_acts else self._rng.integers(4, 12))
-        self._left -= 1
-        return policy_target if self._policy_acts else expert_target
-
-
 def collect(
-    skill: Skill, n: int, seed: int, *, first: int = 0, round_: int = 0, policy: Policy | None = None
+    skill: Skill,
+    n: int,
+    seed: int,
+    *,
+    first: int = 0,
+    round_: int = 0,
+    policy: Policy | None = None,
+    randomization: Randomization = LIGHT,
+    views: Sequence[View] = (),
 ) -> list[Demo]:
     """Demonstrations ``first`` to ``first + n - 1`` of a skill. Raises ``CheckpointError`` if the expert keeps failing."""
     stage = _stage()
@@ -192,7 +205,7 @@ def collect(
     for index in range(first, first + n):
         for attempt in range(MAX_ATTEMPTS):
             rng = np.random.default_rng((seed, round_, SKILLS.index(skill), index, attempt))
-            demo = demonstrate(stage, skill, rng, policy=policy)
+            demo = demonstrate(stage, skill, rng, policy=policy, randomization=randomization, views=views)
             if demo is not None:
                 demos.append(replace(demo, seed=index))
                 break
@@ -202,11 +215,11 @@ def collect(
 
 
 @cache
-def _stage() -> Stage:
+def _stage() -> WornStage:
     """One world per process: building it costs more than an episode."""
-    from sim.rollout import Stage
+    from policies.worn_robot import WornStage
 
-    return Stage()
+    return WornStage()
 
 
 # Shards --------------------------------------------------------------------------------------------------------------
@@ -221,6 +234,8 @@ class _Job:
     seed: int
     round_: int
     policy_folder: Path | None
+    randomization: Level = "light"
+    views: tuple[View, ...] = ()
 
 
 def collect_shards(
@@ -233,22 +248,25 @@ def collect_shards(
     policy_folder: Path | None = None,
     workers: int = 1,
     console: Console | None = None,
+    randomization: Level = "light",
+    views: Sequence[View] = (),
+    kind: str = "point",
 ) -> list[Demo]:
     """All demonstrations of a round: those missing are collected, shard by shard, the others read from ``data``.
 
-    Round 0 is the experts' own; later rounds need ``policy_folder``, the checkpoint that is corrected.
+    Round 0 is the experts' own; later rounds need ``policy_folder``, the checkpoint that is corrected, and its ``kind``.
     Raises ``CheckpointError`` if ``data`` cannot be written or an expert keeps failing.
     """
     from rich.console import Console as RichConsole
     from rich.progress import Progress
 
-    folder = data / ("demos" if round_ == 0 else f"round{round_}")
+    folder = data / shard_folder(round_, randomization, views, kind)
     jobs = []
     for skill in skills:
         for number, first in enumerate(range(0, per_skill, SHARD)):
             count = min(SHARD, per_skill - first)
             path = folder / f"seed{seed}-{skill}-{number:04d}-{count}.npz"
-            jobs.append(_Job(path, skill, first, count, seed, round_, policy_folder))
+            jobs.append(_Job(path, skill, first, count, seed, round_, policy_folder, randomization, tuple(views)))
     missing = [job for job in jobs if not job.path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -262,6 +280,14 @@ def collect_shards(
             f"cannot write demonstrations to {folder}: {error.strerror}; choose another --data"
         ) from error
     return [demo for job in jobs for demo in load_shard(job.path)]
+
+
+def shard_folder(round_: int, randomization: Level, views: Sequence[View], kind: str) -> str:
+    """Where a round's demonstrations lie: what differs in kind must not be taken for one another."""
+    words = ["demos"] if round_ == 0 else [f"round{round_}", *([kind] if kind != "point" else [])]
+    if views or randomization != "light":
+        words.append(randomization)
+    return "-".join([*words, *(f"{view.camera}{view.pixels}" for view in views)])
 
 
 def _carry_out(jobs: Sequence[_Job], workers: int, work: Callable[[_Job], None] | None = None) -> Iterator[None]:
@@ -278,7 +304,11 @@ def _carry_out(jobs: Sequence[_Job], workers: int, work: Callable[[_Job], None] 
 
 def _work(job: _Job) -> None:
     policy = None if job.policy_folder is None else _policy(job.policy_folder, job.round_)
-    save_shard(job.path, collect(job.skill, job.count, job.seed, first=job.first, round_=job.round_, policy=policy))
+    demos = collect(
+        job.skill, job.count, job.seed, first=job.first, round_=job.round_, policy=policy,
+        randomization=level(job.randomization), views=job.views,
+    )  # fmt: skip
+    save_shard(job.path, demos)
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Trains the point policy from nothing: demonstrations, imitation, corrections on its own mistakes, evaluation, card.
+"""Trains a policy from nothing: demonstrations, imitation, corrections on its own mistakes, evaluation, card.
 
     1  collect   ``demos`` successful expert demonstrations per skill, with injected noise      <data>/demos/*.npz
     2  imitate   ``updates`` steps of behaviour cloning; an average of the weights (EMA) is kept
@@ -7,7 +7,11 @@
     4  measure   on episodes never seen in training; the figures go into the model card
 
 Every stage can be interrupted; the same command with ``--resume`` goes on where it stopped, and gives the same weights
-as an uninterrupted run on the same machine.
+as an uninterrupted run on the same machine. The kinds of policy differ only in what ``kinds.py`` says of them.
+
+On several cores or GPUs, each process with its own batches and the gradients averaged:
+
+    torchrun --nproc-per-node 2 -m embodied train policy --policy act --workers 2
 """
 
 from __future__ import annotations
@@ -19,19 +23,51 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
+import tyro
 
 from hardware.errors import CheckpointError
+from policies.curves import CURVE_EVERY, Curves
+from policies.dagger import run_rounds
+from policies.evaluation import SuiteName
 from policies.goal import SKILLS, Skill
+from policies.images import VIEWS, View
+from policies.kinds import KindName, kind
+from policies.randomization import Level, Randomization, level
+from policies.team import Team, mixed
 
 if TYPE_CHECKING:
     import torch
     from rich.console import Console
 
     from policies.data import Demo, DemoSet
-    from policies.point import PointNetwork
+
+Network = Any  # a torch module with ``config`` and ``fit_statistics``, see policies/kinds.py
+#: Stands for "as the recipe of that kind of policy has it".
+RECIPE = -1
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a kind of policy needs to become good, within two hours of two cores."""
+
+    demos: int
+    rounds: int
+    corrections: int
+    updates: int
+    round_updates: int
+    batch: int
+    randomization: Level
+
+
+RECIPES: dict[KindName, Recipe] = {
+    "point": Recipe(300, 1, 100, 8000, 6000, 512, "light"),
+    # Measured on one core: 0.4 s a demonstration with pictures, 240 rows a second in training.
+    "act": Recipe(250, 2, 60, 8000, 4000, 64, "full"),
+    "flow": Recipe(250, 2, 60, 8000, 4000, 64, "full"),
+}
 
 
 @dataclass(frozen=True)
@@ -42,20 +78,26 @@ class TrainConfig:
     """Folder for the weights and the model card."""
     data: Path = Path("data/policy")
     """Folder for demonstrations; those already there are used again."""
+    policy: KindName = "point"
+    """point: joints and goal points only, small and fast. act, flow: also camera pictures, which correct wrong points."""
     skills: tuple[Skill, ...] = SKILLS
     """Which skills to learn."""
-    demos: int = 300
-    """Demonstrations per skill."""
-    rounds: int = 1
+    demos: int = RECIPE
+    """Demonstrations per skill. This and the next five: -1 is the usual number for the policy chosen."""
+    rounds: int = RECIPE
     """Rounds of correction (DAgger) after imitation."""
-    corrections: int = 100
+    corrections: int = RECIPE
     """Episodes per skill and round of correction."""
-    updates: int = 8000
-    """Gradient steps of imitation."""
-    round_updates: int = 6000
+    updates: int = RECIPE
+    """Gradient steps of imitation; 0 with --start."""
+    round_updates: int = RECIPE
     """Gradient steps after each round of correction."""
-    batch: int = 512
-    """Rows per gradient step."""
+    batch: int = RECIPE
+    """Rows per gradient step and process."""
+    randomization: Level | Literal[""] = ""
+    """light: nearly the nominal arm. full: everything in policies/randomization.py. Empty: the policy's usual."""
+    start: Path | None = None
+    """Checkpoint folder of the same kind to start from, instead of from nothing."""
     learning_rate: float = 1e-3
     """Peak learning rate; it rises over 200 steps and falls to a fiftieth along a cosine."""
     weight_decay: float = 1e-3
@@ -67,13 +109,23 @@ class TrainConfig:
     joint_noise_rad: float = 0.002
     """Standard deviation of the noise on the joint history."""
     width: int = 384
-    """Hidden units per layer of the network."""
+    """Hidden units per layer of the network (point)."""
     layers: int = 3
-    """Hidden layers of the network."""
+    """Hidden layers of the network (point)."""
+    backbone: str = "small"
+    """What looks at pictures (act, flow): small, residual, or one registered in policies/backbones.py."""
+    views: Annotated[tuple[View, ...], tyro.conf.Suppress] = VIEWS
+    """The pictures (act, flow)."""
     evaluate: int = 100
     """Episodes per skill of the evaluation at the end; 0 leaves it out."""
+    suites: tuple[SuiteName, ...] = ("skills",)
+    """What is measured at the end, see `embodied eval policy`; the first one is what the training returns."""
     workers: int = 1
-    """Processes that collect demonstrations."""
+    """Processes that collect demonstrations and evaluate."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where gradients are computed; auto: a GPU if there is one."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """bf16: mixed precision. auto: where the hardware multiplies bf16; on other CPUs it is three times slower."""
     seed: int = 0
     """Seed of everything random."""
     save_every: int = 1000
@@ -82,22 +134,40 @@ class TrainConfig:
     """Go on with an interrupted training in ``out``."""
 
     def __post_init__(self) -> None:
+        recipe = RECIPES[self.policy]
+        for name in ("demos", "rounds", "corrections", "updates", "round_updates", "batch"):
+            if getattr(self, name) == RECIPE:
+                object.__setattr__(self, name, getattr(recipe, name))
+        object.__setattr__(self, "randomization", self.randomization or recipe.randomization)
         unknown = [skill for skill in self.skills if skill not in SKILLS]
         if unknown or not self.skills:
             raise ValueError(f"unknown skills: {', '.join(unknown) or '(none given)'}; there are: {', '.join(SKILLS)}")
-        for name in ("demos", "updates", "round_updates", "batch", "width", "layers", "workers", "save_every"):
+        for name in ("demos", "round_updates", "batch", "width", "layers", "workers", "save_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.updates < (0 if self.start is not None else 1):
+            raise ValueError(f"updates must be at least 1 (0 with a start), not {self.updates}")
+        if self.rounds < 0 or (self.rounds > 0 and self.corrections < 1):
+            raise ValueError(
+                f"rounds must not be negative and corrections at least 1, not {self.rounds} and {self.corrections}"
+            )
+        if not self.suites:
+            raise ValueError("suites must name at least one suite; --evaluate 0 leaves the evaluation out")
         if not 0 <= self.seed <= 9999:
             raise ValueError(f"seed must lie in 0..9999 so that evaluation seeds stay unseen, not {self.seed}")
+
+    @property
+    def randomized(self) -> Randomization:
+        """What varies in training."""
+        return level(self.randomization)
 
 
 @dataclass
 class TrainState:
     """Everything that changes during training, so that it can be put aside and taken up again."""
 
-    network: PointNetwork
-    average: PointNetwork  # exponential moving average of the weights
+    network: Network
+    average: Network  # exponential moving average of the weights
     optimizer: torch.optim.AdamW
     round: int = 0
     update: int = 0  # within the round
@@ -112,102 +182,171 @@ class TrainState:
 
 
 def train(config: TrainConfig, *, console: Console | None = None) -> dict[str, Any]:
-    """Run every stage and write ``config.out``. Returns the evaluation (empty without one).
+    """Run every stage and write ``config.out``. Returns the first suite's evaluation (empty without one).
 
     Raises ``CheckpointError`` when ``resume`` finds nothing usable or the output folder cannot be written.
     """
     import torch
     from rich.console import Console
 
-    from policies.collect import collect_shards
-    from policies.data import DemoSet
-    from policies.point import PointConfig
+    with Team.join(config) as team:
+        say = console or Console(stderr=True)
+        if not team.leads:
+            say = Console(quiet=True)
+        torch.manual_seed(config.seed)
+        _make_folders(config.out)
+        state = new_state(config, team.device)
+        if config.resume:
+            load_state(config.out / "state", state)
+            say.print(f"resumed at round {state.round}, update {state.update}")
+        learner = _Learner(config, state, team, say)
+        run_rounds(learner, learner.correct, config.rounds)
+        say.print(f"trained in {state.seconds:.0f} s on {len(learner.demos)} demonstrations")
+        result = finish(config, state, console=say) if team.leads else {}
+        team.wait()
+        return result
 
-    say = console or Console(stderr=True)
-    torch.manual_seed(config.seed)
+
+def _make_folders(out: Path) -> None:
     try:
-        config.out.mkdir(parents=True, exist_ok=True)
-        (config.out / "state").mkdir(exist_ok=True)
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "state").mkdir(exist_ok=True)
     except OSError as error:
-        raise CheckpointError(
-            f"cannot write to {config.out}: {error.strerror}; choose another folder with --out"
-        ) from error
+        raise CheckpointError(f"cannot write to {out}: {error.strerror}; choose another folder with --out") from error
 
-    state = new_state(config)
-    if config.resume:
-        load_state(config.out / "state", state)
-        say.print(f"resumed at round {state.round}, update {state.update}")
-    demos: list[Demo] = collect_shards(
-        config.data, config.skills, config.demos, seed=config.seed, workers=config.workers, console=say
-    )
-    horizon = PointConfig().horizon
-    for round_ in range(config.rounds + 1):
-        if round_ > 0:
-            if state.round < round_:  # the policy that makes the mistakes is the one at the end of the last round
-                save_weights(config, state)
-            demos += collect_shards(
-                config.data, config.skills, config.corrections, seed=config.seed, round_=round_,
-                policy_folder=config.out, workers=config.workers, console=say,
-            )  # fmt: skip
+
+@dataclass
+class _Learner:
+    """The trainer as DAgger's loop wants it; what stands for the policy is the checkpoint folder."""
+
+    config: TrainConfig
+    state: TrainState
+    team: Team
+    console: Console
+    demos: list[Demo] = field(default_factory=list)
+
+    def learn(self, corrections: Sequence[Demo], round_: int) -> Path:
+        """Go on learning with what was corrected; what an earlier run has done already is skipped."""
+        config, state = self.config, self.state
+        self.demos += corrections if round_ > 0 else self._collect(0, config.demos, None)
         if round_ < state.round:
-            continue
-        if state.round < round_:
+            return config.out
+        if round_ > state.round:
             state.round, state.update = round_, 0
-        fit(config, state, DemoSet(demos, horizon), console=say)
-        save_state(config.out / "state", state)
-    say.print(f"trained in {state.seconds:.0f} s on {len(demos)} demonstrations")
-    return finish(config, state, console=say)
+        seeing = bool(kind(config.policy).views(config))
+        fit(config, state, self._set(seeing), console=self.console, team=self.team)
+        if self.team.leads:
+            save_state(config.out / "state", state)
+        return config.out
+
+    def _set(self, seeing: bool) -> DemoSet:
+        from policies.data import DemoSet
+
+        return DemoSet(self.demos, int(self.state.network.config.horizon), seeing=seeing)
+
+    def correct(self, folder: Path, round_: int) -> list[Demo]:
+        """What the expert says to the episodes of the policy at the end of the last round."""
+        if self.state.round < round_ and self.team.leads:
+            save_weights(self.config, self.state)
+        return self._collect(round_, self.config.corrections, folder)
+
+    def _collect(self, round_: int, episodes: int, folder: Path | None) -> list[Demo]:
+        from policies.collect import collect_shards
+
+        config = self.config
+
+        def collected() -> list[Demo]:
+            return collect_shards(
+                config.data, config.skills, episodes, seed=config.seed, round_=round_, policy_folder=folder,
+                workers=config.workers, console=self.console, randomization=level_name(config),
+                views=kind(config.policy).views(config), kind=config.policy,
+            )  # fmt: skip
+
+        # One process collects, the others find everything there.
+        demos = collected() if self.team.leads else []
+        self.team.wait()
+        return demos if self.team.leads else collected()
 
 
-def new_state(config: TrainConfig) -> TrainState:
-    """A fresh network and optimiser."""
+def level_name(config: TrainConfig) -> Level:
+    """The name of the level of randomisation, which is settled by now."""
+    return "full" if config.randomization == "full" else "light"
+
+
+def new_state(config: TrainConfig, device: str = "cpu") -> TrainState:
+    """A fresh network, or the one to start from, and an optimiser."""
     import copy
 
     import torch
 
-    from policies.point import PointConfig, PointNetwork
+    from policies.checkpoint import load_network, read_config
 
-    network = PointNetwork(PointConfig(width=config.width, layers=config.layers))
+    of = kind(config.policy)
+    if config.start is None:
+        network = of.new_network(config)
+    else:
+        if read_config(config.start)["kind"] != config.policy:
+            raise CheckpointError(f"{config.start} holds no {config.policy} policy; choose another with --start")
+        network = load_network(config.start)
+    network = network.to(device).train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     return TrainState(network, copy.deepcopy(network).requires_grad_(False), optimizer)
 
 
-def fit(config: TrainConfig, state: TrainState, data: DemoSet, *, console: Console) -> None:
+def fit(config: TrainConfig, state: TrainState, data: DemoSet, *, console: Console, team: Team | None = None) -> None:
     """Take the gradient steps that are left of the current round."""
     import torch
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from policies.point import point_loss
-
+    team = Team() if team is None else team
+    of = kind(config.policy)
     total = config.updates if state.round == 0 else config.round_updates
-    if state.round == 0 and state.update == 0:
+    if state.round == 0 and state.update == 0 and config.start is None:
         sample = data.draw(np.random.default_rng([config.seed, 1]), min(20_000, 4 * len(data)))
-        state.network.fit_statistics(torch.from_numpy(data.raw[sample]), torch.from_numpy(data.chunk[sample]))
+        raw, chunk = torch.from_numpy(data.raw[sample]), torch.from_numpy(data.chunk[sample])
+        state.network.fit_statistics(raw.to(team.device), chunk.to(team.device))
         state.average.load_state_dict(state.network.state_dict())
+    objective = team.objective(state.network, of.loss)
+    # Nothing to gain for networks without pictures, and kinematics in half precision would be off by millimetres.
+    half = bool(of.views(config)) and mixed(config.precision, team.device)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
+    with Progress(*columns, console=console, transient=True) as progress, Curves.to(config.out, team.leads) as curves:
         bar = progress.add_task(f"training, round {state.round}", total=total, completed=state.update)
         while state.update < total:
             # Drawn from the step number, so that a resumed run sees the same batches.
-            rng = np.random.default_rng([config.seed, 2, state.round, state.update])
+            rng = np.random.default_rng([config.seed, 2, state.round, state.update, *team.apart])
             for group in state.optimizer.param_groups:
                 group["lr"] = learning_rate(config, state.update, total)
-            losses = point_loss(state.network, noisy_batch(config, data, rng))
+            batch = {key: value.to(team.device) for key, value in of.batch(config, data, rng).items()}
+            with torch.autocast(team.device, dtype=torch.bfloat16, enabled=half):
+                losses = objective(batch)
             state.optimizer.zero_grad(set_to_none=True)
             losses["loss"].backward()
             torch.nn.utils.clip_grad_norm_(state.network.parameters(), 1.0)
             state.optimizer.step()
-            _average(
-                state, min(config.ema, (1.0 + state.update) / (10.0 + state.update)) if state.round == 0 else config.ema
-            )
+            young = state.round == 0 and config.start is None
+            _average(state, min(config.ema, (1.0 + state.update) / (10.0 + state.update)) if young else config.ema)
             state.update += 1
             if state.update % config.save_every == 0 or state.update == total:
-                row = {key: float(value.detach()) for key, value in losses.items()}
-                state.log.append({"round": state.round, "update": state.update, **row})
-                save_state(config.out / "state", state)
-                numbers = "  ".join(f"{key} {value:.4f}" for key, value in row.items())
-                console.print(f"round {state.round}  update {state.update}/{total}  {numbers}")
+                _note(config, state, losses, total, console, team)
+            if state.update % CURVE_EVERY == 0:
+                done = state.update + (
+                    0 if state.round == 0 else config.updates + (state.round - 1) * config.round_updates
+                )
+                curves.add({key: float(value.detach()) for key, value in losses.items()}, done)
             progress.update(bar, completed=state.update)
+
+
+def _note(
+    config: TrainConfig, state: TrainState, losses: dict[str, torch.Tensor], total: int, console: Console, team: Team
+) -> None:
+    """Save, and say how it goes."""
+    row = {key: float(value.detach()) for key, value in losses.items()}
+    state.log.append({"round": state.round, "update": state.update, **row})
+    if team.leads:
+        save_state(config.out / "state", state)
+    numbers = "  ".join(f"{key} {value:.4f}" for key, value in row.items())
+    console.print(f"round {state.round}  update {state.update}/{total}  {numbers}")
 
 
 def learning_rate(config: TrainConfig, update: int, total: int) -> float:
@@ -296,21 +435,22 @@ def _under(prefix: str, tensors: dict[str, Any]) -> dict[str, Any]:
 
 def save_weights(config: TrainConfig, state: TrainState, *, card: str = "", made: dict[str, Any] | None = None) -> None:
     """Write the averaged weights to ``config.out`` as a checkpoint that ``load_policy`` reads."""
-    from policies.checkpoint import save_point
+    from policies.checkpoint import save
 
-    save_point(
-        config.out, state.average, card=card or "# Point policy, still in training\n", made=made or {"finished": False}
-    )
+    of = kind(config.policy)
+    card = card or f"# {of.title}, still in training\n"
+    save(config.out, of.name, state.average, card=card, made=made or {"finished": False})
 
 
 def finish(config: TrainConfig, state: TrainState, *, console: Console) -> dict[str, Any]:
     """Save, evaluate, and save again with the measured figures in the card."""
     from policies.evaluation import EvalConfig, evaluate
 
+    kept_out = ("out", "data", "resume", "start", "views")  # folders of the machine that trained it
     made: dict[str, Any] = {
         "command": command_line(),
-        # Without the folders of the machine that trained it.
-        "config": {key: value for key, value in asdict(config).items() if key not in ("out", "data", "resume")},
+        "config": {key: value for key, value in asdict(config).items() if key not in kept_out},
+        "parameters": sum(p.numel() for p in state.network.parameters()),
         "train_seconds": round(state.seconds),
         "losses": state.log[-1:],
         "finished": True,
@@ -318,14 +458,17 @@ def finish(config: TrainConfig, state: TrainState, *, console: Console) -> dict[
     save_weights(config, state, card=model_card(config, made, {}), made=made)
     if config.evaluate < 1:
         return {}
-    result = evaluate(
-        EvalConfig(weights=config.out, episodes=config.evaluate, seed=config.seed, skills=config.skills),
-        console=console,
-    )
-    made["evaluation"] = result
-    save_weights(config, state, card=model_card(config, made, result), made=made)
+    results = []
+    for suite in config.suites:
+        options = EvalConfig(
+            suite=suite, weights=config.out, episodes=config.evaluate, seed=config.seed, skills=config.skills,
+            workers=config.workers,
+        )  # fmt: skip
+        results.append(evaluate(options, console=console))
+        made["evaluation"], made["evaluations"] = results[0], results
+        save_weights(config, state, card=model_card(config, made, *results), made=made)
     console.print(f"wrote {config.out}")
-    return result
+    return results[0]
 
 
 def command_line() -> str:
@@ -334,8 +477,10 @@ def command_line() -> str:
     return shlex.join([Path(sys.argv[0]).name, *arguments])
 
 
-def model_card(config: TrainConfig, made: dict[str, Any], result: dict[str, Any]) -> str:
+def model_card(config: TrainConfig, made: dict[str, Any], *results: dict[str, Any]) -> str:
     """The model card (Markdown): what it is, what made it, what it can do."""
+    of = kind(config.policy)
+    size = f"{made['parameters']:,} parameters" if "parameters" in made else "a small network"
     lines = [
         "---",
         "license: apache-2.0",
@@ -343,18 +488,17 @@ def model_card(config: TrainConfig, made: dict[str, Any], result: dict[str, Any]
         "pipeline_tag: robotics",
         "---",
         "",
-        "# Point policy",
+        f"# {of.title}",
         "",
-        "A small network (forward-kinematics features, "
-        f"{config.layers} x {config.width} units) that drives an SO-101 arm with half-second chunks of joint targets at 20 Hz.",
-        "It sees joint states, their short history, a skill name and goal points; no image, and nothing of the simulator.",
+        f"It ({size}) drives an SO-101 arm with half-second chunks of joint targets at 20 Hz.",
+        of.sees,
         "",
         "## How it was made",
         "",
         f"    {made['command']}",
         "",
         f"- seed {config.seed}; {config.demos} demonstrations per skill from scripted experts in simulation, with injected "
-        "noise and randomised dynamics",
+        f"noise; randomisation `{config.randomization}` of policies/randomization.py",
         f"- {config.updates} gradient steps, then {config.rounds} rounds of {config.corrections} corrected episodes per "
         f"skill and {config.round_updates} steps each, in {made['train_seconds']} s (demonstrations that were already "
         "there not counted)",
@@ -363,10 +507,10 @@ def model_card(config: TrainConfig, made: dict[str, Any], result: dict[str, Any]
         "## Measured success",
         "",
     ]
-    if result:
+    for result in filter(None, results):
         lines += [
-            f"{result['episodes']} unseen episodes per skill, seed {result['seed']}, goals from the true scene, nominal",
-            "dynamics, ended by the policy's own done output. Wilson 95 % intervals.",
+            f"Suite `{result['suite']}`, {result['episodes']} unseen episodes per skill, seed {result['seed']}, goals from",
+            "the true scene plus the suite's errors, ended by the policy's own done output. Wilson 95 % intervals.",
             "",
             "| skill | success | 95 % interval |",
             "|---|---|---|",
@@ -375,14 +519,8 @@ def model_card(config: TrainConfig, made: dict[str, Any], result: dict[str, Any]
         lines += [
             f"| {name} | {row['rate']:.3f} | {row['low']:.3f} to {row['high']:.3f} |" for name, row in rows.items()
         ]
-    else:
-        lines += ["Not measured."]
-    lines += [
-        "",
-        "## Limits",
-        "",
-        "It never sees the objects: where the goal point is wrong by a centimetre, grasps miss. Trained and measured in",
-        "simulation only.",
-        "",
-    ]
+        lines.append("")
+    if not any(results):
+        lines += ["Not measured.", ""]
+    lines += ["## Limits", "", f"{of.limits} Trained and measured in simulation only.", ""]
     return "\n".join(lines)

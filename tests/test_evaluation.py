@@ -81,12 +81,12 @@ def test_the_right_thing_counts_and_the_wrong_thing_well_done_does_not(agent: Ag
 
 
 def _other(scene: object, truth: Plan, kind: str) -> Plan | None:
-    from embodied.evaluation import _camera
+    from embodied.score import front_camera
 
     for draw in range(30):
         rng = np.random.default_rng([5, draw])
         try:
-            plan = example(scene, _camera(scene), rng, split="seen", kind=kind).plan  # type: ignore[arg-type]
+            plan = example(scene, front_camera(scene), rng, split="seen", kind=kind).plan  # type: ignore[arg-type]
         except SceneError:
             return None
         if not same_plan(plan, truth, scene, kind)[0]:  # type: ignore[arg-type]

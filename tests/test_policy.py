@@ -280,7 +280,7 @@ def _change_kind(path: Path) -> None:
         ("model.safetensors", _flip, "damaged"),
         ("config.json", _cut, "cannot read"),
         ("config.json", _change_width, "does not fit"),
-        ("config.json", _change_kind, "does not describe a point policy"),
+        ("config.json", _change_kind, "does not describe a policy"),
     ],
 )
 def test_a_damaged_checkpoint_is_one_clear_sentence(folder: Path, name: str, harm: object, said: str) -> None:

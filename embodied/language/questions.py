@@ -23,6 +23,7 @@ from embodied.language.words import BESIDE_WORDS, INTO, NAMED, Voice, pick
 from hardware.camera_model import CameraModel
 from sim.scene import COLORS, CONTAINERS, GRASPABLE, KINDS, Scene
 
+Manner = Literal["there", "in", "on", "beside", "drawer", "empty", "point", "points", "describe"]
 Topic = Literal["there", "in", "on", "beside", "drawer", "empty", "point", "describe"]
 
 
@@ -60,6 +61,7 @@ _ASK: dict[str, tuple[str, ...]] = {
         "{x}", "{x}", "{x}", "where is {x}?", "where is {x}?", "find {x}", "locate {x}", "point to {x}", "point at {x}",
         "show me {x}", "show me where {x} is",
     ),
+    "points": ("{x}", "{x}", "find {x}", "locate {x}", "point to {x}", "point at {x}", "show me {x}", "where are {x}?"),
     "describe": (
         "list the objects", "list the objects", "list all objects", "what is on the table?", "what do you see?",
         "what objects are there?", "name everything on the table", "what can you see on the table?",
@@ -73,6 +75,7 @@ _ASK_HELD_OUT: dict[str, tuple[str, ...]] = {
     "drawer": ("tell me whether {x} is {state}", "would you say {x} is {state}?"),
     "empty": ("tell me whether {y} is empty", "would you say {y} is empty?"),
     "point": ("tell me where {x} is", "where can {x} be found?", "mark {x}", "in which place is {x}?"),
+    "points": ("tell me where {x} are", "mark {x}", "where can {x} be found?"),
     "describe": ("tell me what there is", "give me a list of what is here", "which things are on the table?"),
 }
 _PATTERNS = {topic: compile_patterns(sources, NAMED) for topic, sources in _ASK.items()}
@@ -93,7 +96,7 @@ class _Asker:
     def dice(self) -> random.Random:
         return self.voice.dice
 
-    def say(self, topic: Topic, slots: dict[str, Phrase]) -> tuple[str, tuple[Mention, ...]]:
+    def say(self, topic: Manner, slots: dict[str, Phrase]) -> tuple[str, tuple[Mention, ...]]:
         patterns: dict[str, tuple[Pattern, ...]] = _PATTERNS_HELD_OUT if self.voice.held_out else _PATTERNS
         segments = self.dice.choice(patterns[topic]).expand(self.dice, slots)
         return typed(segments, self.voice, typos=False)
@@ -290,6 +293,7 @@ def _locate(asker: _Asker) -> Question | None:
     roll = dice.random()
     phrase: Phrase | None
     names: tuple[str, ...]
+    manner: Manner = "point"
     if roll < 0.2:  # nothing that is there
         color, kind = dice.choice(COLORS), dice.choice(KINDS)
         if view.items and dice.random() < 0.8:
@@ -308,7 +312,7 @@ def _locate(asker: _Asker) -> Question | None:
         words = pick(dice, "objects|things")
         if by_color or by_kind:
             words = references.words_for(tint, noun, voice, plural=True)
-        names = _left_to_right(group)
+        names, manner = _left_to_right(group), "points"
         phrase = ((pick(dice, "all the |all |every one of the ") + words, names),)
     else:
         if not view.items:
@@ -318,7 +322,7 @@ def _locate(asker: _Asker) -> Question | None:
         phrase, names = dice.choice(makers)(item, view, voice), (item.name,)
     if phrase is None:
         return None
-    text, mentions = asker.say("point", {"x": phrase})
+    text, mentions = asker.say(manner, {"x": phrase})
     return Question(text, "point", names=names, mentions=mentions)
 
 

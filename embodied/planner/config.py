@@ -45,6 +45,8 @@ class TrainPlannerConfig:
     """Time between checkpoints."""
     log_every: int = 20
     """Steps between lines of log."""
+    probe: int = 24
+    """Questions asked at every checkpoint, to print how many plans are exact so far; 0 leaves it out."""
     evaluate: int = 100
     """Questions per suite of the evaluation at the end, for the model card; 0 leaves it out."""
     hidden: int = 192

@@ -1,94 +1,175 @@
-"""Plans from a model folder on this machine: the shipped one, or any that ``embodied train planner`` wrote."""
+"""Plans from a vision-language model on this machine: the shipped one, or any other that transformers loads.
+
+``LocalPlanner()`` is the shipped model; ``LocalPlanner("runs/planner/model")`` one that ``embodied train planner`` wrote;
+``LocalPlanner("Qwen/Qwen3-VL-2B-Instruct")`` a name on the hub. ``coordinates="unit"`` says how a model of another family
+writes a point. Words and pictures stay on this machine.
+"""
 
 from __future__ import annotations
 
-import json
+import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from embodied.plan import Plan
-from embodied.planner.grammar import PlanMask, plan_grammar
-from embodied.planner.plan_text import parse_plan
-from embodied.planner.processor import prepare
+from embodied.planner.adapters import Coordinates, ShippedAdapter, choose_adapter, read_plan
+from embodied.planner.checkpoint import Device, DType, load_model, open_checkpoint
+from embodied.planner.grammar import PlanMask
+from embodied.planner.jobs import (
+    JOB_FRAGMENTS,
+    NO,
+    YES,
+    Job,
+    Located,
+    job_grammar,
+    parse_located,
+    prompt_for,
+)
 from hardware.camera_model import Frame
 from hardware.errors import CheckpointError, PlanError
 
 SHIPPED = Path(__file__).resolve().parent.parent / "weights" / "planner"
-_MOST_TOKENS = 220
-_SMALL = 20_000_000
-_FILES = ("config.json", "model.safetensors", "tokenizer.json")
+#: Longer instructions (characters) are refused.
+LONGEST = 400
 
 
 class LocalPlanner:
-    """A vision-language model that sees the picture and the words, and nothing else."""
+    """A vision-language model that sees the picture and the words, and nothing else.
+
+    What it has read of a picture is kept, so further words about the same picture come quicker. Safe to use from
+    several threads; they wait for each other.
+    """
 
     scripted = False
 
-    def __init__(self, folder: Path | str = SHIPPED) -> None:
-        """Load the model. Raises ``CheckpointError`` when the folder is missing, incomplete or corrupted."""
-        self.folder = Path(folder)
+    def __init__(
+        self,
+        folder: Path | str = SHIPPED,
+        *,
+        coordinates: Coordinates | None = None,
+        device: Device = "auto",
+        dtype: DType = "auto",
+    ) -> None:
+        """Load the model. ``coordinates`` is for families whose way of pointing is not known here.
+
+        Raises ``CheckpointError`` when it is missing, incomplete, damaged, or of a kind that cannot plan.
+        """
+        from embodied.planner.decoding import Reader, SmallReader, TransformersReader
+
+        found = open_checkpoint(folder)
+        self.folder, self._tokenizer = found.folder, found.tokenizer
         self.name = "local" if self.folder == SHIPPED else str(folder)
-        self._model, self._tokenizer = _load(self.folder)
-        self._mask = PlanMask(self._tokenizer)
-        self._grammar = plan_grammar()
+        # Before the weights: what the user has to say differently should not cost minutes of loading.
+        self._adapter = choose_adapter(found.folder, found.config, found.tokenizer, coordinates)
+        self._model = load_model(found.folder, device=device, dtype=dtype)
+        quick = isinstance(self._adapter, ShippedAdapter) and SmallReader.fits(self._model)
+        self._reader: Reader = SmallReader(self._model) if quick else TransformersReader(self._model)
+        try:
+            self._mask = PlanMask(self._tokenizer, size=self._model.get_input_embeddings().num_embeddings)
+        except ValueError as error:
+            raise CheckpointError(
+                f"the tokenizer in {self.folder} cannot be held to a grammar ({str(error)[:80]}); use another model"
+            ) from error
+        self._picture: NDArray[np.uint8] | None = None
+        self._size = (0, 0)
+        self._lock = threading.Lock()
         self.last_text = ""
         self.last_seconds = 0.0
 
-    def plan(self, instruction: str, frame: Frame) -> Plan:
-        """The plan for an instruction in the scene of a picture. Raises ``PlanError`` for words that are none."""
-        words = " ".join(instruction.split())
-        if not words:
-            raise PlanError('the instruction is empty; say what to do, for example "put the red cube in the blue bowl"')
-        if len(words) > 400:
-            raise PlanError("the instruction is longer than 400 characters; say it in fewer words or in several steps")
-        began = time.perf_counter()
-        self.last_text = self._generate(words, frame)
-        self.last_seconds = time.perf_counter() - began
-        return parse_plan(self.last_text)
+    @property
+    def coordinates(self) -> Coordinates:
+        """How this model writes a point."""
+        return self._adapter.coordinates
 
-    def _generate(self, words: str, frame: Frame) -> str:
+    def plan(
+        self,
+        instruction: str,
+        frame: Frame,
+        *,
+        holding: str | None = None,
+        visible: Sequence[str] | None = None,
+    ) -> Plan:
+        """The plan for an instruction in the scene of a picture.
+
+        ``holding``: what the gripper holds, None for nothing; ``visible``: names of the objects that motions may be
+        about, None for any. Both bind the answer. Raises ``PlanError`` for words that are none.
+        """
+        words = _checked(instruction)
+        with self._lock:
+            began, self.last_text = time.perf_counter(), ""
+            self._look(frame.rgb)
+            grammar = self._adapter.grammar(self._size, holding, visible)
+            self.last_text = self._say(self._adapter.words(words, holding, visible), grammar)
+            self.last_seconds = time.perf_counter() - began
+            return read_plan(self.last_text, self._adapter.coordinates, self._size)
+
+    def answer(self, words: str, frame: Frame, grammar: str) -> str:
+        """The text that a model says to ``words`` about a picture within a Lark ``grammar``: for jobs other than plans.
+
+        The model must have learned the job; nothing is explained to it. Raises ``PlanError`` as ``plan`` does.
+        """
+        words = _checked(words)
+        with self._lock:
+            self._look(frame.rgb)
+            return self._say(self._adapter.words(words, None, None), grammar)
+
+    def locate(self, query: str, frame: Frame) -> tuple[Located, ...]:
+        """Where what ``query`` names is, from left to right; nothing when it is not there. Raises ``PlanError``."""
+        self._insist_on_jobs("point")
+        return parse_located(self.answer(prompt_for("point", _checked(query)), frame, job_grammar("point")))
+
+    def describe(self, frame: Frame) -> tuple[Located, ...]:
+        """The objects in the picture, from left to right. Raises ``PlanError``."""
+        self._insist_on_jobs("describe")
+        return parse_located(self.answer(prompt_for("describe", ""), frame, job_grammar("describe")))
+
+    def verify(self, question: str, frame: Frame) -> float:
+        """The model's probability, 0..1, that the answer to a yes/no question about the picture is yes."""
         import torch
-        from transformers import LogitsProcessorList
 
-        inputs = prepare(self._tokenizer, frame.rgb, words)
+        self._insist_on_jobs("verify")
+        words = _checked(question)
+        with self._lock, torch.inference_mode():
+            self._look(frame.rgb)
+            logits = self._reader.read(self._adapter.words(prompt_for("verify", words), None, None))
+            yes, no = (logits[self._tokenizer.convert_tokens_to_ids(token)] for token in (YES, NO))
+            return float(torch.sigmoid(yes - no))
+
+    def _insist_on_jobs(self, job: Job) -> None:
+        known = self._tokenizer.get_vocab().keys()
+        if not isinstance(self._adapter, ShippedAdapter) or not known >= set(JOB_FRAGMENTS):
+            raise PlanError(f"the planner {self.name} has not learned the job {job!r}; use --planner local for it")
+
+    def _look(self, rgb: NDArray[np.uint8]) -> None:
+        """Read the picture, or go back to where it has just been read."""
+        import torch
+
+        if self._picture is not None and np.array_equal(self._picture, rgb) and self._reader.set_back():
+            return
+        self._picture = None  # what fails on the way must not be taken for read
         with torch.inference_mode():
-            out = self._model.generate(
-                **inputs,
-                max_new_tokens=_MOST_TOKENS,
-                do_sample=False,
-                logits_processor=LogitsProcessorList([self._mask.start(self._grammar)]),
-            )
-        answer = out[0, inputs["input_ids"].shape[1] :]
+            prefix = self._adapter.look(rgb)
+            self._reader.start(prefix.ids, prefix.inputs)
+        self._picture, self._size = rgb.copy(), prefix.size
+
+    def _say(self, words: Sequence[int], grammar: str) -> str:
+        import torch
+
+        from embodied.planner.decoding import decode
+
+        with torch.inference_mode():
+            answer = decode(self._reader, words, self._mask.follow(grammar), most=self._adapter.most_tokens)
         return str(self._tokenizer.decode(answer, skip_special_tokens=True))
 
 
-def _load(folder: Path) -> tuple[Any, Any]:
-    missing = [name for name in _FILES if not (folder / name).is_file()]
-    if missing:
-        raise CheckpointError(
-            f"no planner in {folder}: {', '.join(missing)} missing; name another folder with --planner, "
-            "or train one with: embodied train planner"
-        )
-    import torch
-    from transformers import AutoModelForImageTextToText
-    from transformers.utils import logging
-
-    from embodied.planner.tokenizer import load_tokenizer
-
-    logging.disable_progress_bar()
-    try:
-        json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        model = AutoModelForImageTextToText.from_pretrained(
-            folder, local_files_only=True, dtype=torch.float32, trust_remote_code=False, use_safetensors=True
-        )
-        tokenizer = load_tokenizer(folder)
-    except Exception as error:  # whatever a damaged file raises, the user needs the same sentence
-        raise CheckpointError(
-            f"the planner in {folder} cannot be read ({type(error).__name__}: {str(error)[:120]}); "
-            "restore the folder or train a new one with: embodied train planner"
-        ) from error
-    if sum(p.numel() for p in model.parameters()) < _SMALL:
-        # Matrices this small gain nothing from a second thread, and lose much when another process wants its core.
-        torch.set_num_threads(1)
-    return model.eval(), tokenizer
+def _checked(instruction: str) -> str:
+    words = " ".join(instruction.split())
+    if not words:
+        raise PlanError('the instruction is empty; say what to do, for example "put the red cube in the blue bowl"')
+    if len(words) > LONGEST:
+        raise PlanError(f"the instruction is longer than {LONGEST} characters; say it in fewer words or several steps")
+    return words

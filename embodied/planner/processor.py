@@ -1,7 +1,10 @@
-"""Processor files of the shipped model: tokenizer, chat template and the picture settings.
+"""Processor files of the shipped model: tokenizer, chat template and the picture settings; and its prompt.
 
-transformers' ``Qwen3VLProcessor`` insists on a video processor, which needs torchvision; the shipped model sees only
-pictures, so its folder holds a plain image processor configuration and the tokenizer, and ``prepare`` does the rest.
+transformers' own ``Qwen3VLProcessor`` insists on a video processor, which needs torchvision. The shipped model sees only
+pictures, so its folder names ``PaddleOCRVLProcessor`` instead: another model's class, but exactly what is wanted, an
+image processor and a tokenizer of which one image token becomes as many as the picture has patches. With it
+``AutoProcessor``, and so ``transformers serve`` and ``pipeline``, load the folder with or without torchvision, and
+give the same inputs as ``prepare`` here, which the planner uses because it is quicker.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embodied.planner.picture import COLS, HEIGHT, PATCH, ROWS, VISUAL_TOKENS, WIDTH, shrink
-from embodied.planner.tokenizer import IMAGE, START, VISION_END, VISION_START
+from embodied.planner.tokenizer import END, IMAGE, PAD, START, VISION_END, VISION_START
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -38,30 +41,56 @@ IMAGE_SETTINGS: dict[str, Any] = {
 }
 
 
+#: What ``AutoProcessor`` needs to find in the folder.
+PROCESSOR_SETTINGS = {"processor_class": "PaddleOCRVLProcessor"}
+#: What it needs to find in the tokenizer's settings: which token stands for the picture, and where in a decoded
+#: sequence the answer is (``transformers serve`` would look for Qwen's own "assistant" and return the prompt as well).
+TOKENIZER_SETTINGS: dict[str, Any] = {
+    "image_token": IMAGE,
+    "response_template": {
+        "defaults": {"role": "assistant"},
+        "start_anchor": START,
+        "fields": {"content": {"close": [END, PAD], "content": "text"}},
+    },
+}
+
+
 def save_processor(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Write tokenizer and picture settings beside a model."""
+    """Write tokenizer, processor and picture settings beside a model."""
     tokenizer.save_pretrained(folder)
-    text = json.dumps(IMAGE_SETTINGS, indent=2) + "\n"
-    (folder / "preprocessor_config.json").write_text(text, encoding="utf-8")
+    settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    for name, content in (
+        ("tokenizer_config.json", {**settings, **TOKENIZER_SETTINGS}),
+        ("processor_config.json", PROCESSOR_SETTINGS),
+        ("preprocessor_config.json", IMAGE_SETTINGS),
+    ):
+        (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def prefix_text() -> str:
+    """What stands before the words in every prompt."""
+    return f"{VISION_START}{IMAGE * VISUAL_TOKENS}{VISION_END}"
+
+
+def prepare_picture(rgb: NDArray[np.uint8]) -> dict[str, Any]:
+    """The picture's part of the model inputs: ``pixel_values`` (192, 768) and ``image_grid_thw`` (1, 3)."""
+    import torch
+
+    from embodied.planner.model import patches_of
+
+    picture = torch.from_numpy(shrink(rgb).copy())[None]
+    return {"pixel_values": patches_of(picture)[0], "image_grid_thw": torch.tensor([[1, ROWS, COLS]])}
 
 
 def prepare(tokenizer: PreTrainedTokenizerFast, rgb: NDArray[np.uint8], words: str) -> dict[str, Any]:
     """Model inputs for one picture (H, W, 3) and one instruction, batch of one, up to where the answer begins."""
     import torch
 
-    from embodied.planner.model import patches_of
-
-    ids = tokenizer(
-        f"{VISION_START}{IMAGE * VISUAL_TOKENS}{VISION_END}{words}{START}",
-        add_special_tokens=False,
-        return_tensors="pt",
-    )["input_ids"]
+    ids = tokenizer(f"{prefix_text()}{words}{START}", add_special_tokens=False, return_tensors="pt")["input_ids"]
     image = tokenizer.convert_tokens_to_ids(IMAGE)
-    picture = torch.from_numpy(shrink(rgb).copy())[None]
     return {
         "input_ids": ids,
         "attention_mask": torch.ones_like(ids),
         "mm_token_type_ids": (ids == image).int(),
-        "pixel_values": patches_of(picture)[0],
-        "image_grid_thw": torch.tensor([[1, ROWS, COLS]]),
+        **prepare_picture(rgb),
     }

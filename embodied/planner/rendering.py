@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embodied.planner.picture import HEIGHT, WIDTH, shrink
-from sim.scene import Scene
+from hardware.errors import SceneError
+from sim.scene import COLORS, Color, Kind, Scene
 
 SHARD = 250
 #: Share of pictures taken at the camera's own size and scaled down, as a user's camera picture is; the others are
@@ -24,6 +25,14 @@ FULL_SIZE_SHARE = 0.25
 BUSY_ARM_SHARE = 0.1
 #: Share of pictures as they look after some work: things in containers, on one another, drawers open.
 ARRANGED_SHARE = 0.45
+#: Share of scenes with the objects that the harder instructions need (several of a kind in few colours, drawers, buttons):
+#: what comes by chance leaves them too rare.
+RICH_SHARE = 0.5
+RICH: tuple[tuple[Kind, ...], ...] = (
+    ("cube", "cube"), ("cube", "cube", "cube"), ("cylinder", "cylinder"), ("ball", "ball"), ("cube", "cube", "cylinder"),
+    ("ball", "ball", "ball"), ("cube", "cylinder", "bowl", "tray"), ("bowl", "bowl", "cube"), ("drawer", "cube"),
+    ("drawer", "ball", "ball"), ("button", "cube", "cube"), ("plate", "plate", "ball"),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -83,7 +92,17 @@ def training_scene(rng: np.random.Generator) -> Scene:
     from sim.generate import arranged, random_scene
 
     while True:
-        scene = random_scene(rng, n_objects=(2, 8), vary_look=True, vary_camera=bool(rng.random() < 0.7))
+        required: tuple[Kind, ...] = ()
+        colors: list[Color] | None = None
+        if rng.random() < RICH_SHARE:
+            required = RICH[int(rng.integers(len(RICH)))]
+            if rng.random() < 0.6:
+                colors = [COLORS[i] for i in rng.choice(len(COLORS), int(rng.integers(1, 4)), replace=False)]
+        vary_camera = bool(rng.random() < 0.7)
+        try:
+            scene = random_scene(rng, kinds_required=required, colors=colors, n_objects=(2, 8), vary_camera=vary_camera)
+        except SceneError:
+            continue
         if scene_fits(scene, "train"):
             return arranged(scene, rng) if rng.random() < ARRANGED_SHARE else scene
 

@@ -115,13 +115,33 @@ def _loop(
             line = {name: round(value / config.log_every, 4) for name, value in sums.items()}
             line |= {"step": state.step, "minutes": round(state.seconds / 60, 2), "lr": round(rate, 7)}
             line["images_per_s"] = round(config.batch * config.log_every / (now - last_log), 2)
-            print(json.dumps(line), flush=True)
-            with (config.out / "log.jsonl").open("a", encoding="utf-8") as log:
-                log.write(json.dumps(line) + "\n")
+            _log(line, config)
             sums, last_log = {}, now
-        if time.monotonic() - last_save > 60 * config.checkpoint_minutes:
-            state.save(tokenizer)
+        if (now := time.monotonic()) - last_save > 60 * config.checkpoint_minutes:
+            folder = state.save(tokenizer)
+            if config.probe:
+                _log(
+                    {"exact_plan": _probe(folder, config), "step": state.step, "minutes": round(state.seconds / 60, 2)},
+                    config,
+                )
+            last_log += time.monotonic() - now
             last_save = time.monotonic()
+
+
+def _log(line: dict[str, float], config: TrainPlannerConfig) -> None:
+    print(json.dumps(line), flush=True)
+    with (config.out / "log.jsonl").open("a", encoding="utf-8") as log:
+        log.write(json.dumps(line) + "\n")
+
+
+#: Probes ask other questions than any evaluation: nothing that is reported was looked at while training.
+_PROBE_SEED = 500_000
+
+
+def _probe(folder: Path, config: TrainPlannerConfig) -> float:
+    """Share of exact plans of the newest model on a few questions of the training's own."""
+    reports = measure(folder, ("seen",), config.probe, _PROBE_SEED + config.seed)
+    return round(reports[0].success.rate, 3)
 
 
 class Learner(nn.Module):
