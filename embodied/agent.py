@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,7 @@ from hardware.errors import EmbodiedError, PlanError, SceneError, UnreachableErr
 from hardware.robot import Robot
 from policies.policy import Policy
 from policies.runtime import PolicyRuntime
+from sim.robot import SimRobot
 
 if TYPE_CHECKING:
     from sim.scene import Scene
@@ -79,14 +80,16 @@ class Agent:
         seed: int = 0,
         gui: bool = False,
         options: ExecutorOptions | None = None,
+        robot: RobotKind = "sim",
     ) -> Agent:
         """An agent in a new simulation.
+
+        ``robot``: ``"sim"``, or ``"emulated"`` for the same arm behind the real serial driver and emulated servos.
 
         ``scene``: a ``Scene``, a file, or a seed for a random one. ``planner``: a name or folder, see
         ``embodied.planners``. ``policy``: a checkpoint folder, ``"scripted"``, or None for the shipped weights.
         Raises ``SceneError`` and ``CheckpointError``.
         """
-        from sim.robot import SimRobot
         from sim.world import World
 
         loaded, name = load_scene(scene)
@@ -97,7 +100,7 @@ class Agent:
         try:
             brain = make_planner(planner, world) if isinstance(planner, str) else planner
             return cls(
-                SimRobot(world), brain, chosen, world=world, options=options, scene_name=name, seed=seed,
+                make_robot(robot, world), brain, chosen, world=world, options=options, scene_name=name, seed=seed,
                 camera=loaded.cameras[0].name if all(c.name != "front" for c in loaded.cameras) else "front",
             )  # fmt: skip
         except BaseException:
@@ -106,13 +109,15 @@ class Agent:
 
     def load(self, scene: Scene | Path | str | int) -> None:
         """Another scene in the same simulation: quicker than a new agent."""
-        from sim.robot import SimRobot
-
         if self.world is None:
             raise SceneError("a scene can only be loaded into a simulation; this agent has a real robot")
         loaded, self.scene_name = load_scene(scene)
+        kind: RobotKind = "sim"
+        if not isinstance(self.robot, SimRobot):
+            self.robot.close()
+            kind = "emulated"
         self.world.load(loaded)
-        self.robot = SimRobot(self.world)
+        self.robot = make_robot(kind, self.world)
 
     def stop(self) -> None:
         """Interrupt the episode that runs: the arm finishes the control step it is in and then holds still."""
@@ -158,6 +163,18 @@ class Agent:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+RobotKind = Literal["sim", "emulated"]
+
+
+def make_robot(kind: RobotKind, world: World) -> Robot:
+    """The simulated arm of a world: as it is, or behind the serial driver and emulated servos."""
+    if kind == "sim":
+        return SimRobot(world)
+    from sim.twin import EmulatedRobot
+
+    return EmulatedRobot(world)
 
 
 class _Run:

@@ -50,6 +50,8 @@ class Run:
     remote:PRESET/MODEL or https://host/v1#model, or a chain such as remote+local."""
     policy: str = ""
     """Folder of a trained policy, or scripted (the experts); the shipped weights when left out."""
+    robot: Literal["sim", "emulated"] = "sim"
+    """sim, or emulated: the same arm through the real serial driver, bytes and emulated servos."""
     video: Path | None = None
     """Write the video here instead of into the episode's folder."""
     no_video: bool = False
@@ -75,7 +77,8 @@ class Evaluate:
     what: Positional[Literal["policy", "planner", "agent"]]
     """The policy alone (goals from the true scene), the planner alone, or both together."""
     suite: str = ""
-    """planner: seen, paraphrase, novel, free, refuse, point, verify. agent: single, skills, long."""
+    """policy: skills, noise1cm, noise2cm, randomized, shapes. planner: seen, paraphrase, novel, free, refuse, point, verify.
+    agent: single, skills, long."""
     episodes: int | None = None
     """How many (policy: per skill); 100 when left out, all of them for the suite free."""
     seed: int = 0
@@ -84,6 +87,8 @@ class Evaluate:
     """As for run."""
     policy: str = ""
     """As for run."""
+    robot: Literal["sim", "emulated"] = "sim"
+    """agent: as for run."""
     out: Path | None = None
     """Keep every episode's folder here (agent only)."""
     failures: Path | None = None
@@ -218,7 +223,7 @@ def _run(command: Run) -> int:
     with console.status("starting the simulation"):
         agent = Agent.simulated(
             command.scene, planner=command.planner, policy=command.policy or None, seed=command.seed, gui=command.gui,
-            options=options,
+            options=options, robot=command.robot,
         )  # fmt: skip
     with agent:
         narrator = Narrator(console)
@@ -282,7 +287,9 @@ def _evaluate_agent(command: Evaluate, suite: str, console: Console) -> dict[str
         raise EmbodiedError(f"there is no agent suite {suite!r}; choose one of: {', '.join(AGENT_SUITES)}")
     options = ExecutorOptions(repoint=command.repoint)
     with (
-        Agent.simulated(planner=command.planner, policy=command.policy or None, options=options) as agent,
+        Agent.simulated(
+            planner=command.planner, policy=command.policy or None, options=options, robot=command.robot
+        ) as agent,
         Counter(console, command.episodes or 100) as counter,
     ):
         out = None if command.out is None else str(command.out)
@@ -310,13 +317,15 @@ def _evaluate_planner(command: Evaluate, suite: str, console: Console) -> dict[s
 
 
 def _evaluate_policy(command: Evaluate, suite: str, console: Console) -> dict[str, Any]:
-    from policies.evaluation import EvalConfig, evaluate
+    from policies.evaluation import SUITES, EvalConfig, evaluate
 
-    if suite != "skills":
-        raise EmbodiedError(f"there is no policy suite {suite!r}; choose one of: skills")
+    if suite not in SUITES:
+        raise EmbodiedError(f"there is no policy suite {suite!r}; choose one of: {', '.join(SUITES)}")
     if command.goal_noise_m < 0.0:
         raise EmbodiedError(f"--goal-noise-m must be zero or more, not {command.goal_noise_m}")
-    config = EvalConfig(episodes=command.episodes or 100, seed=command.seed, goal_noise_m=command.goal_noise_m)
+    config = EvalConfig(
+        suite=suite, episodes=command.episodes or 100, seed=command.seed, goal_noise_m=command.goal_noise_m
+    )
     from embodied.agent import make_policy
 
     return evaluate(config, console=console, policy=make_policy(command.policy or None))

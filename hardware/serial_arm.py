@@ -107,6 +107,7 @@ class SerialArm:
             max_speed=self._map.max_speed(self.limits.velocity),
             silence_s=rig.bus.silence_s,
             lockstep=lockstep,
+            grips=[joint.id for name, joint in rig.joints.items() if name == "gripper"],
         )
         self._safety: SafetyState | None = None  # None while torque is off
         self._written_s = self._due_s = 0.0

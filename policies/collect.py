@@ -107,7 +107,7 @@ def demonstrate(
         return None
     goal, start = begun
     told = _told(goal, rng, randomization)
-    camera = Recorder(stage, skill, told.point, views) if views else None
+    camera = PictureKeeper(stage, skill, told.point, views) if views else None
     noise = CALM if rng.random() < randomization.calm.share else Noise()
     disturb = noise.source(rng)
     steer = None
@@ -138,7 +138,7 @@ def demonstrate(
     return Demo(skill, 0, q, command, target, done.astype(np.float64), use, told.point, told.to, pictures)
 
 
-class Recorder:
+class PictureKeeper:
     """Keeps what the cameras see of an episode, as crops around where the picture has the goal point."""
 
     def __init__(self, stage: WornStage, skill: Skill, point: Float, views: Sequence[View]) -> None:

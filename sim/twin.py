@@ -21,6 +21,10 @@ from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
+import numpy as np
+from numpy.typing import NDArray
+
+from hardware.arm_spec import ArmSpec
 from hardware.camera_model import Frame
 from hardware.emulator.chains import find_chain, nominal
 from hardware.emulator.dynamics import Drive, Motor, Shaft
@@ -29,6 +33,9 @@ from hardware.emulator.faults import FaultPlan
 from hardware.emulator.feetech_servo import STIFFNESS
 from hardware.errors import RobotError
 from hardware.rig import Rig, load_rig
+from hardware.robot import Observation
+from hardware.safety import Applied
+from hardware.serial_arm import SerialArm
 from sim.bullet import pybullet
 from sim.dynamics import GRIPPER_TORQUE_NM, PHYSICS_HZ
 from sim.world import World
@@ -228,3 +235,55 @@ class TwinCamera:
             frame = replace(frame, rgb=frame.rgb * 0)
         self._last = frame
         return frame
+
+
+class EmulatedRobot:
+    """The simulated arm driven as a real one is: the serial driver, bytes, emulated servos. A ``Robot``.
+
+    Deterministic: the servos' time stands still between two commands, so one ``act`` is one control period here too. The
+    world may be looked at between commands, as that of a ``SimRobot``.
+    """
+
+    def __init__(self, world: World, *, control_hz: float = 20.0, faults: str = "", seed: int = 0) -> None:
+        """Raises ``RobotError`` for unknown faults, and what ``SerialArm.open`` raises when they prevent its opening."""
+        pace = Pace("stepped", period_s=1.0 / control_hz)
+        self.twin = Twin(world, pace=pace, faults=FaultPlan.parse(faults, seed)).start()
+        try:
+            cameras = {camera.name: self.twin.camera(camera.name) for camera in world.scene.cameras}
+            self.arm = SerialArm.open(
+                self.twin.rig, cameras=cameras, control_hz=control_hz, profile="sim", lockstep=True
+            )
+        except BaseException:
+            self.twin.close()
+            raise
+        self.spec: ArmSpec = self.arm.spec
+        self.control_hz = control_hz
+
+    @property
+    def camera_names(self) -> Sequence[str]:
+        """Cameras of the scene."""
+        return self.arm.camera_names
+
+    @property
+    def fault(self) -> str | None:
+        """The latched fault in words, or None."""
+        return self.arm.fault
+
+    def observe(self, cameras: Sequence[str] = ()) -> Observation:
+        """See ``hardware.robot.Robot``."""
+        return self.arm.observe(cameras)
+
+    def act(self, target: NDArray[np.float64]) -> Applied:
+        """See ``hardware.robot.Robot``."""
+        return self.arm.act(target)
+
+    def reset_fault(self) -> None:
+        """Release a latched fault."""
+        self.arm.reset_fault()
+
+    def close(self) -> None:
+        """Make the servos limp and let the port vanish; the world stays. Safe to call twice."""
+        try:
+            self.arm.close()
+        finally:
+            self.twin.close()

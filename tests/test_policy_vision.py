@@ -347,7 +347,7 @@ def test_the_shift_is_averaged_by_certainty() -> None:
     assert 0.010 < policy.shift[0] < 0.012  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("name", SEEING)
+@pytest.mark.parametrize("name", ["act", pytest.param("flow", marks=pytest.mark.slow)])
 def test_networks_learn_to_see_the_shift(name: str, rng: np.random.Generator) -> None:
     torch.manual_seed(0)
     config = TrainConfig(policy=name, batch=24)  # type: ignore[arg-type]

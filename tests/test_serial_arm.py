@@ -347,7 +347,7 @@ def test_a_servo_fault_makes_that_joint_limp_and_reset_revives_it(emulator: Emul
     with _open(emulator, rig) as arm:
         here = arm.read()
         arm.act(here)
-        emulator.inject("overheat:gripper=41" if koch else "error.5:gripper")
+        emulator.inject("overheat:gripper=41" if koch else "error.2:gripper")
         emulator.advance(4.0 if koch else 0.1)
         for _ in range(3):
             applied = arm.act(here)
@@ -365,6 +365,18 @@ def test_a_servo_fault_makes_that_joint_limp_and_reset_revives_it(emulator: Emul
         assert _torques(emulator) == [1] * 6
         if koch:
             assert _register(emulator, "gripper", "goal_current") == 400  # the restart had lost it
+
+
+def test_a_gripper_that_pushes_too_long_keeps_what_it_holds(so101: Emulator) -> None:
+    with _open(so101) as arm:
+        here = arm.read()
+        arm.act(here)
+        so101.inject("error.5:gripper")  # overload: what holding something firmly looks like to a servo
+        so101.advance(0.1)
+        for _ in range(5):
+            applied = arm.act(here)
+        assert applied.verdict == "pass" and arm.fault is None
+        assert _torques(so101) == [1] * 6
 
 
 def test_torque_that_does_not_stay_on_is_told(so101: Emulator) -> None:

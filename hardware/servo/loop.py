@@ -27,7 +27,7 @@ import math
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass, field, replace
@@ -93,10 +93,12 @@ class ServoLoop:
         misses: int = 3,
         silence_s: float = 0.1,
         lockstep: bool = False,
+        grips: Collection[int] = (),
     ) -> None:
         """``names`` are what faults call the servos. ``max_speed`` limits goals, counts/s by id; default: what the
         servos can do. When a servo does not answer in ``misses`` cycles in a row, goals stay where they are; after
-        ``silence_s`` that is a fault. Raises ``BusError`` for a bad rate.
+        ``silence_s`` that is a fault. ``grips`` are the ids of servos that hold things by pushing against them: that is
+        overload by the book, and the servo's own weaker torque is the answer to it. Raises ``BusError`` for a bad rate.
         """
         if not MIN_RATE_HZ <= rate_hz <= MAX_RATE_HZ:
             raise BusError(f"the bus rate must be {MIN_RATE_HZ:g} to {MAX_RATE_HZ:g} Hz, not {rate_hz}")
@@ -110,6 +112,7 @@ class ServoLoop:
         self._able = able  # counts/s
         self._max_speed = {**able, **(max_speed or {})}
         self._misses, self._silence_s = misses, silence_s
+        self._grips = frozenset(grips)
         self.lockstep = lockstep
         self._counted_s = 0.0  # lockstep's clock
         self._lock = threading.Lock()  # of the fields the next block names
@@ -369,7 +372,7 @@ class ServoLoop:
                 "reset",
             )  # fmt: skip
         for id_, reading in fresh.items():
-            faults = set(reading.faults)
+            faults = set(reading.faults) - ({"overload"} if id_ in self._grips else set())
             if "voltage" in faults:
                 self._low_since.setdefault(id_, now)
                 if now - self._low_since[id_] < _VOLTAGE_S:
