@@ -394,4 +394,4 @@ def _insist_on_display() -> None:
         raise EmbodiedError("--gui needs a display and there is none here; leave it out and watch the video instead")
 
 
-__all__ = ["Agent", "EmbodiedError", "Episode", "load_scene", "make_policy"]
+__all__ = ["Agent", "EmbodiedError", "Episode", "load_scene", "make_policy", "make_robot"]
