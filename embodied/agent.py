@@ -26,14 +26,12 @@ from embodied.plan import Ask, Plan
 from embodied.plan_checks import guarded
 from embodied.planners import Planner, make_planner
 from embodied.referee import Judgement, Referee
-from embodied.remote.fallback import FallbackPlanner
 from embodied.speech import sentence as in_words
 from hardware.camera_model import Frame
 from hardware.errors import EmbodiedError, PlanError, SceneError, UnreachableError
 from hardware.robot import Robot
 from policies.policy import Policy
 from policies.runtime import PolicyRuntime
-from sim.robot import SimRobot
 
 if TYPE_CHECKING:
     from sim.scene import Scene
@@ -69,6 +67,7 @@ class Agent:
         self.seed = seed
         self.camera = camera
         self._stop = False
+        self._robot_kind: RobotKind = "sim"
 
     @classmethod
     def simulated(
@@ -99,10 +98,12 @@ class Agent:
         world = World(loaded, seed=seed, gui=gui)
         try:
             brain = make_planner(planner, world) if isinstance(planner, str) else planner
-            return cls(
+            agent = cls(
                 make_robot(robot, world), brain, chosen, world=world, options=options, scene_name=name, seed=seed,
                 camera=loaded.cameras[0].name if all(c.name != "front" for c in loaded.cameras) else "front",
             )  # fmt: skip
+            agent._robot_kind = robot
+            return agent
         except BaseException:
             world.close()
             raise
@@ -112,12 +113,10 @@ class Agent:
         if self.world is None:
             raise SceneError("a scene can only be loaded into a simulation; this agent has a real robot")
         loaded, self.scene_name = load_scene(scene)
-        kind: RobotKind = "sim"
-        if not isinstance(self.robot, SimRobot):
+        if self._robot_kind != "sim":  # whose closing would close the world too
             self.robot.close()
-            kind = "emulated"
         self.world.load(loaded)
-        self.robot = make_robot(kind, self.world)
+        self.robot = make_robot(self._robot_kind, self.world)
 
     def stop(self) -> None:
         """Interrupt the episode that runs: the arm finishes the control step it is in and then holds still."""
@@ -171,6 +170,8 @@ RobotKind = Literal["sim", "emulated"]
 def make_robot(kind: RobotKind, world: World) -> Robot:
     """The simulated arm of a world: as it is, or behind the serial driver and emulated servos."""
     if kind == "sim":
+        from sim.robot import SimRobot
+
         return SimRobot(world)
     from sim.twin import EmulatedRobot
 
@@ -220,7 +221,7 @@ class _Run:
             self._referee = Referee(self.agent.world, frame.model, self.instruction, self.truth)
         self.tell(Event("look", {"frame": frame}))
         thinking = time.perf_counter()
-        if isinstance(self.agent.planner, FallbackPlanner):
+        if hasattr(self.agent.planner, "on_note"):  # a chain of planners says when one takes over from another
             self.agent.planner.on_note = lambda text: self.tell(Event("note", {"text": text}))
         # Whatever a model says, and whichever: nothing is pressed, opened or closed that the words do not speak of.
         plan = guarded(self.agent.planner.plan(self.instruction, frame), self.instruction)

@@ -9,7 +9,6 @@ Heavy libraries are imported inside the commands, so that ``embodied --help`` an
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -21,6 +20,7 @@ import tyro
 from tyro.conf import Positional, arg, subcommand
 
 from embodied.commands.data import Data
+from embodied.commands.output import print_json, save
 from embodied.commands.plan import PlanImage
 from embodied.commands.robot import Robot
 from hardware.errors import EmbodiedError
@@ -99,6 +99,11 @@ class Evaluate:
     """policy: standard deviation of an error added to the goal points, as a planner would make."""
     json: bool = False
     """Print the figures as one JSON object on the last line."""
+
+    @property
+    def count(self) -> int:
+        """Episodes of the suites whose length is free."""
+        return self.episodes or 100
 
 
 @dataclass(frozen=True)
@@ -180,13 +185,8 @@ def _complain(sentence: str, as_json: bool) -> int:
     line = " ".join(sentence.split())
     print(f"embodied: {line}", file=sys.stderr)
     if as_json:
-        _print_json({"success": False, "outcome": "error", "error": line})
+        print_json({"success": False, "outcome": "error", "error": line})
     return UNUSABLE
-
-
-def _print_json(data: dict[str, Any]) -> None:
-    sys.stdout.flush()
-    print(json.dumps(data), flush=True)
 
 
 def _console(as_json: bool) -> Console:
@@ -236,7 +236,7 @@ def _run(command: Run) -> int:
             )
     narrator.close(episode)
     if command.json:
-        _print_json(episode.to_json())
+        print_json(episode.to_json())
     return DONE if episode.success else FAILED
 
 
@@ -245,14 +245,6 @@ def _plan(command: PlanImage) -> int:
 
     _quiet_libraries()
     return run(command)
-
-
-def _save(path: Path, content: bytes) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-    except OSError as error:
-        raise EmbodiedError(f"cannot write {path}: {error.strerror or error}; choose another place") from error
 
 
 def _evaluate(command: Evaluate) -> int:
@@ -265,7 +257,7 @@ def _evaluate(command: Evaluate) -> int:
     suite = command.suite or {"policy": "skills", "planner": "seen", "agent": "single"}[command.what]
     figures = _EVALUATIONS[command.what](command, suite, console)
     if command.json:
-        _print_json(figures)
+        print_json(figures)
     return DONE
 
 
@@ -290,10 +282,10 @@ def _evaluate_agent(command: Evaluate, suite: str, console: Console) -> dict[str
         Agent.simulated(
             planner=command.planner, policy=command.policy or None, options=options, robot=command.robot
         ) as agent,
-        Counter(console, command.episodes or 100) as counter,
+        Counter(console, command.count) as counter,
     ):
         out = None if command.out is None else str(command.out)
-        report = evaluate_agent(agent, suite, command.episodes or 100, command.seed, on_episode=counter.tell, out=out)
+        report = evaluate_agent(agent, suite, command.count, command.seed, on_episode=counter.tell, out=out)
     return _told(report, console)
 
 
@@ -323,9 +315,7 @@ def _evaluate_policy(command: Evaluate, suite: str, console: Console) -> dict[st
         raise EmbodiedError(f"there is no policy suite {suite!r}; choose one of: {', '.join(SUITES)}")
     if command.goal_noise_m < 0.0:
         raise EmbodiedError(f"--goal-noise-m must be zero or more, not {command.goal_noise_m}")
-    config = EvalConfig(
-        suite=suite, episodes=command.episodes or 100, seed=command.seed, goal_noise_m=command.goal_noise_m
-    )
+    config = EvalConfig(suite=suite, episodes=command.count, seed=command.seed, goal_noise_m=command.goal_noise_m)
     from embodied.agent import make_policy
 
     return evaluate(config, console=console, policy=make_policy(command.policy or None))
@@ -340,7 +330,7 @@ def _scene(command: SceneCommand) -> int:
 
     console.print(scene_table(scene, name))
     if command.save is not None:
-        _save(command.save, (scene.model_dump_json(indent=2, exclude_defaults=True) + "\n").encode())
+        save(command.save, (scene.model_dump_json(indent=2, exclude_defaults=True) + "\n").encode())
         console.print(f"scene: {command.save}")
     if command.show is not None:
         from embodied.drawing import png
@@ -351,10 +341,10 @@ def _scene(command: SceneCommand) -> int:
             picture = world.render(scene.cameras[0].name).rgb
         finally:
             world.close()
-        _save(command.show, png(picture))
+        save(command.show, png(picture))
         console.print(f"picture: {command.show}")
     if command.json:
-        _print_json(scene.model_dump(mode="json", exclude_defaults=True))
+        print_json(scene.model_dump(mode="json", exclude_defaults=True))
     return DONE
 
 
@@ -382,7 +372,7 @@ def _collect(command: Collect) -> int:
     steps = sum(len(demo.q) for demo in demos)
     console.print(f"{len(demos)} demonstrations, {steps} control steps, in {command.data}")
     if command.json:
-        _print_json({"demonstrations": len(demos), "control_steps": steps, "skills": list(command.skills)})
+        print_json({"demonstrations": len(demos), "control_steps": steps, "skills": list(command.skills)})
     return DONE
 
 

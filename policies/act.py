@@ -18,16 +18,15 @@ from torch.nn import functional
 from hardware.arm_spec import SO101, ArmSpec
 from policies.point import CHUNK, DONE, RAW
 from policies.sight import (
-    CM,
     GIVEN,
-    PICTURE,
     SHIFT,
     SeeingConfig,
     SeeingPolicy,
+    SeeingTransformer,
     Seen,
-    Sight,
     corrected,
     planned_shift,
+    shift_error_mm,
     shift_loss,
 )
 
@@ -37,49 +36,22 @@ class ActConfig(SeeingConfig):
     """Everything needed to rebuild the network."""
 
 
-class ActNetwork(nn.Module):
+class ActNetwork(SeeingTransformer):
     """Raw rows (B, RAW_WIDTH) and pictures -> chunk (B, H, 6), done logit (B,), and what was seen."""
 
-    chunk_mean: Tensor
-    chunk_std: Tensor
+    config: ActConfig
 
     def __init__(self, config: ActConfig, spec: ArmSpec = SO101) -> None:
-        super().__init__()
-        self.config = config
-        self.sight = Sight(config, spec)
-        self.register_buffer("chunk_mean", torch.zeros(6))
-        self.register_buffer("chunk_std", torch.ones(6))
-        width, heads = config.width, config.heads
-        layer = {"d_model": width, "nhead": heads, "dim_feedforward": 2 * width, "dropout": 0.0, "batch_first": True}
-        self.encoder = nn.ModuleList(
-            nn.TransformerEncoderLayer(**layer, norm_first=True) for _ in range(config.encoder_layers)
-        )
-        self.decoder = nn.ModuleList(
-            nn.TransformerDecoderLayer(**layer, norm_first=True) for _ in range(config.decoder_layers)
-        )
+        super().__init__(config, spec)
+        width = config.width
         self.queries = nn.Parameter(0.02 * torch.randn(config.horizon, width))
         self.norm = nn.LayerNorm(width)
         self.chunk_head = nn.Linear(width, 6)
         self.done_head = nn.Linear(width, 1)
 
-    @torch.no_grad()
-    def fit_statistics(self, raw: Tensor, chunk: Tensor) -> None:
-        """Take normalisation from a sample of the data: raw (N, RAW_WIDTH), chunk (N, H, 6)."""
-        self.sight.fit_statistics(raw)
-        self.chunk_mean.copy_(chunk.mean(dim=(0, 1)))
-        self.chunk_std.copy_(chunk.flatten(0, 1).std(dim=0).clamp_min(0.01))
-
-    def see(self, raw: Tensor, pictures: Mapping[str, Tensor]) -> Seen:
-        """Look at the pictures."""
-        seen: Seen = self.sight(raw, pictures)
-        return seen
-
     def plan(self, raw: Tensor, seen: Seen, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Chunk in physical units and done logit for raw rows with the corrected goal; ``noise`` is not used."""
-        state = self.sight.state_token(raw)
-        tokens = torch.cat([state, seen.tokens], dim=1)
-        for layer in self.encoder:
-            tokens = layer(tokens)
+        state, tokens = self.context(raw, seen)
         # The state goes straight into the queries too: a step of the chunk is above all a function of where the arm is.
         steps = self.queries + state
         for layer in self.decoder:
@@ -90,7 +62,7 @@ class ActNetwork(nn.Module):
 
     def forward(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Seen]:
         """Chunk, done logit and what was seen, for a training batch."""
-        seen = self.see(batch[RAW], {view.camera: batch[PICTURE + view.camera] for view in self.config.views})
+        seen = self.see_batch(batch)
         chunk, done = self.plan(corrected(batch[RAW], planned_shift(seen, batch[GIVEN])), seen)
         return chunk, done, seen
 
@@ -103,10 +75,9 @@ def act_loss(
     off = ((chunk - batch[CHUNK]) / network.chunk_std).abs().mean()
     done = functional.binary_cross_entropy_with_logits(done_logit, batch[DONE])
     shift = shift_loss(seen, batch[SHIFT])
-    error = (seen.shift - batch[SHIFT]).detach()[:, :2].norm(dim=1).mean() / CM * 10.0
     return {
         "loss": off + done_weight * done + shift_weight * shift, "chunk": off, "done": done, "shift": shift,
-        "shift_mm": error,
+        "shift_mm": shift_error_mm(seen, batch[SHIFT]),
     }  # fmt: skip
 
 

@@ -17,7 +17,6 @@ metric ``place_as_told`` judges by the spot that was told.
 from __future__ import annotations
 
 import json
-import math
 import multiprocessing
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -31,6 +30,7 @@ from hardware.errors import EmbodiedError
 from hardware.robot import Robot
 from policies.goal import SKILLS, Goal, Skill
 from policies.images import VIEWS, SeeingRobot
+from policies.intervals import wilson
 from policies.policy import Policy
 from policies.randomization import ALWAYS, Wear, error_shape, random_appearance, random_hardware
 from policies.runtime import PolicyRuntime, RuntimeOptions
@@ -110,18 +110,6 @@ class Outcome:
     true: bool  # true when it ended, whether claimed or not
     steps: int
     as_told: bool | None = None  # place: true by the spot that was told, not the one that was meant
-
-
-def wilson(successes: int, trials: int) -> tuple[float, float]:
-    """Wilson score interval (95 %) of a proportion; (0, 1) without trials."""
-    if trials == 0:
-        return 0.0, 1.0
-    z = 1.959964
-    share = successes / trials
-    middle = share + z * z / (2 * trials)
-    spread = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
-    scale = 1 + z * z / trials
-    return max(0.0, (middle - spread) / scale), min(1.0, (middle + spread) / scale)
 
 
 def rate(successes: int, trials: int) -> dict[str, float]:

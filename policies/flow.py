@@ -25,16 +25,15 @@ from torch.nn import functional
 from hardware.arm_spec import SO101, ArmSpec
 from policies.point import CHUNK, DONE, RAW
 from policies.sight import (
-    CM,
     GIVEN,
-    PICTURE,
     SHIFT,
     SeeingConfig,
     SeeingPolicy,
+    SeeingTransformer,
     Seen,
-    Sight,
     corrected,
     planned_shift,
+    shift_error_mm,
     shift_loss,
 )
 
@@ -47,51 +46,20 @@ class FlowConfig(SeeingConfig):
     """Steps from noise to a chunk."""
 
 
-class FlowNetwork(nn.Module):
+class FlowNetwork(SeeingTransformer):
     """Tokens, a noisy chunk (B, H, 6) and its time (B,) -> velocity (B, H, 6)."""
 
-    chunk_mean: Tensor
-    chunk_std: Tensor
+    config: FlowConfig
 
     def __init__(self, config: FlowConfig, spec: ArmSpec = SO101) -> None:
-        super().__init__()
-        self.config = config
-        self.sight = Sight(config, spec)
-        self.register_buffer("chunk_mean", torch.zeros(6))
-        self.register_buffer("chunk_std", torch.ones(6))
-        width, heads = config.width, config.heads
-        layer = {"d_model": width, "nhead": heads, "dim_feedforward": 2 * width, "dropout": 0.0, "batch_first": True}
-        self.encoder = nn.ModuleList(
-            nn.TransformerEncoderLayer(**layer, norm_first=True) for _ in range(config.encoder_layers)
-        )
-        self.decoder = nn.ModuleList(
-            nn.TransformerDecoderLayer(**layer, norm_first=True) for _ in range(config.decoder_layers)
-        )
+        super().__init__(config, spec)
+        width = config.width
         self.chunk_in = nn.Linear(6, width)
         self.time_in = nn.Sequential(nn.Linear(32, width), nn.SiLU(), nn.Linear(width, width))
         self.places = nn.Parameter(0.02 * torch.randn(config.horizon, width))
         self.norm = nn.LayerNorm(width)
         self.velocity_head = nn.Linear(width, 6)
         self.done_head = nn.Linear(width, 1)
-
-    @torch.no_grad()
-    def fit_statistics(self, raw: Tensor, chunk: Tensor) -> None:
-        """Take normalisation from a sample of the data: raw (N, RAW_WIDTH), chunk (N, H, 6)."""
-        self.sight.fit_statistics(raw)
-        self.chunk_mean.copy_(chunk.mean(dim=(0, 1)))
-        self.chunk_std.copy_(chunk.flatten(0, 1).std(dim=0).clamp_min(0.01))
-
-    def see(self, raw: Tensor, pictures: Mapping[str, Tensor]) -> Seen:
-        """Look at the pictures."""
-        seen: Seen = self.sight(raw, pictures)
-        return seen
-
-    def context(self, raw: Tensor, seen: Seen) -> Tensor:
-        """Tokens (B, T, D), the state first, for raw rows with the corrected goal."""
-        tokens = torch.cat([self.sight.state_token(raw), seen.tokens], dim=1)
-        for layer in self.encoder:
-            tokens = layer(tokens)
-        return tokens
 
     def velocity(self, chunk: Tensor, time: Tensor, tokens: Tensor) -> Tensor:
         """Where a noisy normalised chunk (B, H, 6) at ``time`` (B,) has to go."""
@@ -105,7 +73,7 @@ class FlowNetwork(nn.Module):
 
     def plan(self, raw: Tensor, seen: Seen, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Chunk in physical units and done logit for raw rows with the corrected goal, starting from ``noise`` (B, H, 6)."""
-        tokens = self.context(raw, seen)
+        _, tokens = self.context(raw, seen)
         chunk = torch.zeros(len(raw), self.config.horizon, 6, device=raw.device) if noise is None else noise
         n = self.config.flow_steps
         for step in range(n):
@@ -118,8 +86,8 @@ class FlowNetwork(nn.Module):
 
         Time and noise come from the batch (``TIME``, ``NOISE``), so that a resumed training sees the same.
         """
-        seen = self.see(batch[RAW], {view.camera: batch[PICTURE + view.camera] for view in self.config.views})
-        tokens = self.context(corrected(batch[RAW], planned_shift(seen, batch[GIVEN])), seen)
+        seen = self.see_batch(batch)
+        _, tokens = self.context(corrected(batch[RAW], planned_shift(seen, batch[GIVEN])), seen)
         wanted = (batch[CHUNK] - self.chunk_mean) / self.chunk_std
         time, noise = batch[TIME], batch[NOISE]
         along = time[:, None, None]
@@ -146,10 +114,9 @@ def flow_loss(
     off = error.square().mean()
     done = functional.binary_cross_entropy_with_logits(done_logit, batch[DONE])
     shift = shift_loss(seen, batch[SHIFT])
-    miss = (seen.shift - batch[SHIFT]).detach()[:, :2].norm(dim=1).mean() / CM * 10.0
     return {
         "loss": off + done_weight * done + shift_weight * shift, "chunk": off, "done": done, "shift": shift,
-        "shift_mm": miss,
+        "shift_mm": shift_error_mm(seen, batch[SHIFT]),
     }  # fmt: skip
 
 

@@ -156,6 +156,54 @@ class Sight(nn.Module):
         return token
 
 
+class SeeingTransformer(nn.Module):
+    """What ACT and flow share: sight, the scale of chunks, and the layers in which tokens and steps look around."""
+
+    chunk_mean: Tensor
+    chunk_std: Tensor
+
+    def __init__(self, config: SeeingConfig, spec: ArmSpec = SO101) -> None:
+        super().__init__()
+        self.config = config
+        self.sight = Sight(config, spec)
+        self.register_buffer("chunk_mean", torch.zeros(6))
+        self.register_buffer("chunk_std", torch.ones(6))
+        width, heads = config.width, config.heads
+        layer = {"d_model": width, "nhead": heads, "dim_feedforward": 2 * width, "dropout": 0.0, "batch_first": True}
+        self.encoder = nn.ModuleList(
+            nn.TransformerEncoderLayer(**layer, norm_first=True) for _ in range(config.encoder_layers)
+        )
+        self.decoder = nn.ModuleList(
+            nn.TransformerDecoderLayer(**layer, norm_first=True) for _ in range(config.decoder_layers)
+        )
+
+    @torch.no_grad()
+    def fit_statistics(self, raw: Tensor, chunk: Tensor) -> None:
+        """Take normalisation from a sample of the data: raw (N, RAW_WIDTH), chunk (N, H, 6)."""
+        self.sight.fit_statistics(raw)
+        self.chunk_mean.copy_(chunk.mean(dim=(0, 1)))
+        self.chunk_std.copy_(chunk.flatten(0, 1).std(dim=0).clamp_min(0.01))
+
+    def see(self, raw: Tensor, pictures: Mapping[str, Tensor]) -> Seen:
+        """Look at the pictures."""
+        seen: Seen = self.sight(raw, pictures)
+        return seen
+
+    def see_batch(self, batch: Mapping[str, Tensor]) -> Seen:
+        """Look at the pictures of a training batch."""
+        from policies.point import RAW
+
+        return self.see(batch[RAW], {view.camera: batch[PICTURE + view.camera] for view in self.config.views})
+
+    def context(self, raw: Tensor, seen: Seen) -> tuple[Tensor, Tensor]:
+        """The state token (B, 1, D) of raw rows with the corrected goal, and all tokens (B, T, D) after they looked around."""
+        state = self.sight.state_token(raw)
+        tokens = torch.cat([state, seen.tokens], dim=1)
+        for layer in self.encoder:
+            tokens = layer(tokens)
+        return state, tokens
+
+
 def corrected(raw: Tensor, shift: Tensor) -> Tensor:
     """Raw rows (B, RAW_WIDTH) with point and to moved by ``shift`` (B, 3)."""
     moved = raw.clone()
@@ -172,6 +220,11 @@ def shift_loss(seen: Seen, shift: Tensor) -> Tensor:
     """Negative log-likelihood of the true shift (B, 3) under a Laplace distribution, in centimetres: size and certainty."""
     off = (seen.shift - shift).abs() / CM
     return (off * torch.exp(-seen.log_scale) + seen.log_scale).mean()
+
+
+def shift_error_mm(seen: Seen, shift: Tensor) -> Tensor:
+    """Mean distance on the table between the predicted and the true shift (B, 3), mm; trains nothing."""
+    return (seen.shift - shift).detach()[:, :2].norm(dim=1).mean() / CM * 10.0
 
 
 # Training rows -------------------------------------------------------------------------------------------------------

@@ -41,7 +41,7 @@ _DENSITY = 900.0  # kg/m3, with the clip below: toys of wood and plastic
 _LOOSE_MASS_KG = (0.010, 0.040)
 _CONTAINER_MASS_KG = 0.20
 _RING = 12  # boxes in a round wall
-_WALL_M = 0.004
+WALL_M = 0.004
 _IDENTITY: Quaternion = (0.0, 0.0, 0.0, 1.0)
 _GLOSS = (0.2, 0.2, 0.2)
 _HANDLE_RGB = (0.78, 0.78, 0.80)
@@ -165,8 +165,8 @@ def _round_wall(bottom_r: float, top_r: float, bottom_z: float, top_z: float) ->
     """A ring of boxes, each leaning outwards, whose inner faces run from one radius to the other."""
     lean = math.atan2(top_r - bottom_r, top_z - bottom_z)
     length = math.hypot(top_r - bottom_r, top_z - bottom_z)
-    radius, z = 0.5 * (bottom_r + top_r) + 0.5 * _WALL_M, 0.5 * (bottom_z + top_z)
-    width = (max(bottom_r, top_r) + _WALL_M) * math.tan(math.pi / _RING)
+    radius, z = 0.5 * (bottom_r + top_r) + 0.5 * WALL_M, 0.5 * (bottom_z + top_z)
+    width = (max(bottom_r, top_r) + WALL_M) * math.tan(math.pi / _RING)
     boxes = []
     for k in range(_RING):
         a = math.tau * k / _RING
@@ -176,13 +176,13 @@ def _round_wall(bottom_r: float, top_r: float, bottom_z: float, top_z: float) ->
             (0, 0, 0),
             (0, math.sin(lean / 2), 0, math.cos(lean / 2)),
         )[1]
-        boxes.append(_Box((_WALL_M / 2, width, length / 2), (radius * math.cos(a), radius * math.sin(a), z), turn))
+        boxes.append(_Box((WALL_M / 2, width, length / 2), (radius * math.cos(a), radius * math.sin(a), z), turn))
     return boxes
 
 
 def _floor(radius: float) -> _Box:
     """A round bottom as one square: it fills all but slivers no object falls into, and makes only four contacts."""
-    return _Box((0.8 * radius, 0.8 * radius, _WALL_M / 2), (0.0, 0.0, _WALL_M / 2))
+    return _Box((0.8 * radius, 0.8 * radius, WALL_M / 2), (0.0, 0.0, WALL_M / 2))
 
 
 def _revolved_obj(profile: list[tuple[float, float]], segments: int = 28) -> str:
@@ -237,14 +237,14 @@ def _round_container(client: BulletClient, cache: ShapeCache, spec: ObjectSpec, 
     key = (spec.kind, spec.size_m)
     bottom = _BOTTOM_RADIUS[spec.kind] * spec.size_m
     # The walls begin above the bottom: each that touched the table would cost 2 us a step for nothing.
-    wall = _round_wall(bottom - _WALL_M / 2, spec.size_m / 2 - _WALL_M, _WALL_M, spec.height_m)
+    wall = _round_wall(bottom - WALL_M / 2, spec.size_m / 2 - WALL_M, WALL_M, spec.height_m)
     collision = _boxes_collision(client, cache, key, [_floor(bottom), *wall])
     visual = _round_visual(client, cache, key, spec.kind, (spec.size_m,) * 3)
     return _container(client, spec, dynamics, collision, visual)
 
 
 def _tray(client: BulletClient, cache: ShapeCache, spec: ObjectSpec, dynamics: Dynamics) -> Body:
-    half, height, t = spec.size_m / 2, spec.height_m, _WALL_M / 2
+    half, height, t = spec.size_m / 2, spec.height_m, WALL_M / 2
     boxes = [_Box((half, half, t), (0.0, 0.0, t))]
     rise = height / 2 - t  # walls stand on the bottom, not on the table
     for sign in (-1.0, 1.0):
@@ -290,13 +290,13 @@ class DrawerShape:
 
 def _drawer_boxes(shape: DrawerShape) -> tuple[list[_Box], list[_Box], list[_Box]]:
     """Cabinet, sliding box and handle. The sliding box is 1 mm smaller all round than the hole."""
-    w, d, h, t = shape.width / 2, shape.depth / 2, shape.height / 2, _WALL_M / 2
+    w, d, h, t = shape.width / 2, shape.depth / 2, shape.height / 2, WALL_M / 2
     cabinet = [
         _Box((d, w, t), (0.0, 0.0, t)), _Box((d, w, t), (0.0, 0.0, 2 * h - t)),
         _Box((d, t, h), (0.0, w - t, h)), _Box((d, t, h), (0.0, t - w, h)), _Box((t, w, h), (d - t, 0.0, h)),
     ]  # fmt: skip
-    inner_w, low, high = w - _WALL_M - 0.001, _WALL_M + 0.001, 2 * h - _WALL_M - 0.001
-    length, front = d - _WALL_M, -d
+    inner_w, low, high = w - WALL_M - 0.001, WALL_M + 0.001, 2 * h - WALL_M - 0.001
+    length, front = d - WALL_M, -d
     middle_x = front + length
     side_z = low + 0.35 * (high - low)
     box = [

@@ -13,7 +13,7 @@ import numpy as np
 
 from hardware.arm_spec import SO101
 from hardware.errors import SceneError
-from sim.bodies import DrawerShape
+from sim.bodies import WALL_M, DrawerShape
 from sim.randomize import random_camera, random_look
 from sim.scene import COLORS, CONTAINERS, GRASPABLE, SIZES_M, CameraSpec, Color, Kind, ObjectSpec, Scene
 
@@ -40,8 +40,6 @@ KIND_WEIGHTS: dict[Kind, float] = {
 #: Share of scenes made of two or three colours and kinds, where sorting and comparing make sense.
 UNIFORM_SHARE = 0.25
 _TRIES = 60
-#: Thickness (m) of a container's bottom.
-_FLOOR_M = 0.004
 _ONCE: tuple[Kind, ...] = ("drawer", "button")
 
 
@@ -101,7 +99,7 @@ def arranged(scene: Scene, rng: np.random.Generator, *, share: float = 0.5) -> S
             holder = holders[int(rng.integers(len(holders)))]
             room, z = (
                 max(0.5 * holder.size_m * (0.62 if holder.kind == "bowl" else 0.8) - 0.6 * spec.size_m, 0.0),
-                _FLOOR_M,
+                WALL_M,
             )
         else:
             continue

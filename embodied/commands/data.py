@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
+from embodied.commands.output import print_json
 from hardware.errors import EmbodiedError
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def run(command: Data) -> int:
     console = Console(stderr=command.json, highlight=False, soft_wrap=True)
     result, status = _ACTIONS[command.what](command, console)
     if command.json:
-        print(json.dumps(result), flush=True)
+        print_json(result)
     return status
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -12,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
+from embodied.commands.output import print_json, save
 from hardware.errors import EmbodiedError
 
 if TYPE_CHECKING:
@@ -68,7 +67,8 @@ def run(command: PlanImage) -> int:
             style="dim",
         )
     target = _target(command)
-    _write(target, png(annotated(frame.rgb, words, plan, grounded, frame.model)))
+    picture = png(annotated(frame.rgb, words, plan, grounded, frame.model))
+    save(target, picture, "choose another place with --save")
     console.print(f"picture: {target}", markup=False)
     if command.json:
         data: dict[str, Any] = {
@@ -82,8 +82,7 @@ def run(command: PlanImage) -> int:
         if scene is not None:
             data["targets_m"] = [None if g.goal is None else [round(float(v), 4) for v in g.goal.to] for g in grounded]
             data["trouble"] = trouble
-        sys.stdout.flush()
-        print(json.dumps(data), flush=True)
+        print_json(data)
     return 0 if plan.speech is None and not trouble else 1
 
 
@@ -142,13 +141,3 @@ def _target(command: PlanImage) -> Path:
             f"{target} is the picture itself and would be overwritten; choose another place with --save"
         )
     return target
-
-
-def _write(path: Path, content: bytes) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-    except OSError as error:
-        raise EmbodiedError(
-            f"cannot write {path}: {error.strerror or error}; choose another place with --save"
-        ) from error

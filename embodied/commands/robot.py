@@ -6,7 +6,6 @@ Each command is a dataclass and a function; ``run`` knows which belong together.
 from __future__ import annotations
 
 import contextlib
-import json
 import signal
 import threading
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 from tyro.conf import Positional, subcommand
 
+from embodied.commands.output import print_json
 from hardware.errors import EmbodiedError
 
 if TYPE_CHECKING:
@@ -111,14 +111,14 @@ def _serve(command: Emulate, emulator: Emulator) -> int:
     try:
         with emulator:
             if command.json:
-                _print_json({"port": emulator.port, "arm": command.arm, "model": command.model})
+                print_json({"port": emulator.port, "arm": command.arm, "model": command.model})
             else:
                 print(f"{command.arm} on {emulator.port} at {emulator.chain.baud} baud; Ctrl-C stops it", flush=True)
             with contextlib.suppress(KeyboardInterrupt):
                 stop.wait(command.seconds or None)
             if command.json:
                 counts = {"traffic": dict(emulator.traffic), "faults": dict(emulator.injector.counts)}
-                _print_json({"seconds": round(emulator.time_s, 3), **counts})
+                print_json({"seconds": round(emulator.time_s, 3), **counts})
     finally:
         signal.signal(signal.SIGTERM, before)
     return DONE
@@ -128,14 +128,10 @@ def _faults(command: Faults) -> int:
     from hardware.emulator.faults import WORDS, vocabulary
 
     if command.json:
-        _print_json({name: {"text": word.text, "rows": list(word.rows)} for name, word in WORDS.items()})
+        print_json({name: {"text": word.text, "rows": list(word.rows)} for name, word in WORDS.items()})
     else:
         print(vocabulary())
     return DONE
-
-
-def _print_json(data: dict[str, Any]) -> None:
-    print(json.dumps(data), flush=True)
 
 
 _ACTIONS: dict[type, Callable[[Any], int]] = {Emulate: _emulate, Faults: _faults}

@@ -17,7 +17,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from embodied.plan import Plan
 from embodied.planner.grammar import LABELS, STEPS_OF_FIVE, NumberRule, plan_grammar
 from embodied.planner.picture import HEIGHT, WIDTH
-from embodied.planner.plan_text import FRAGMENTS, NUMBERS, SCALE, parse_plan
+from embodied.planner.plan_text import FRAGMENTS, NUMBERS, SCALE, Coordinates, parse_plan
 from embodied.planner.processor import prefix_text, prepare_picture
 from embodied.planner.tokenizer import IMAGE, START
 from hardware.errors import CheckpointError
@@ -34,9 +34,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Picture = NDArray[np.uint8]
-#: ``rel1000``: thousandths of the picture; ``abs_px``: pixels of the picture as the model sees it; ``yx``: y first.
-Coordinates = Literal["rel1000_xy", "rel1000_yx", "abs_px", "unit", "percent"]
-COORDINATES: tuple[Coordinates, ...] = ("rel1000_xy", "rel1000_yx", "abs_px", "unit", "percent")
+COORDINATES: tuple[Coordinates, ...] = get_args(Coordinates)
 #: What the Qwen families point in: Qwen2.5-VL alone counts pixels (cookbooks of QwenLM/Qwen3-VL).
 QWEN: dict[str, Coordinates] = {
     "qwen2_vl": "rel1000_xy",

@@ -142,10 +142,11 @@ def conversation(
     drawn = rng.choice(4, size=count, p=[*JOB_SHARE.values(), 1.0 - sum(JOB_SHARE.values())])
     names = {spec.name: i for i, spec in enumerate(scene.objects)}
     said: list[Said] = []
-    for job, make in (("verify", verify_questions), ("point", locate_questions), ("describe", describe_questions)):
-        wanted = int(np.sum(drawn == list(JOB_SHARE).index(job)))  # type: ignore[arg-type]
+    makers = (verify_questions, locate_questions, describe_questions)
+    for index, (job, make) in enumerate(zip(JOB_SHARE, makers, strict=True)):
+        wanted = int(np.sum(drawn == index))
         for asked in make(scene, camera, rng, wanted) if wanted else ():
-            prompt = prompt_for(job, asked.text)  # type: ignore[arg-type]
+            prompt = prompt_for(job, asked.text)
             shift = prompt.index(asked.text)
             mentions = tuple(Mention(m.char_start + shift, m.char_end + shift, m.objects) for m in asked.mentions)
             if asked.answer is not None:

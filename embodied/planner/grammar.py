@@ -42,7 +42,8 @@ _KEPT = 16
 _POINT = r'"\",\"point_2d\":[" X "," Y'
 
 
-def _any_of(words: Sequence[str]) -> str:
+def any_of(words: Sequence[str]) -> str:
+    """The Lark alternatives of some words. Raises ``PlanError`` for one that could end a JSON string."""
     for word in words:
         if not _PLAIN.fullmatch(word):
             raise PlanError(f"an object cannot be called {word[:40]!r} in a plan; use letters, digits and spaces")
@@ -59,7 +60,7 @@ class NumberRule:
     @classmethod
     def one_of(cls, numbers: Sequence[str]) -> NumberRule:
         """One of a list of numbers, for both."""
-        return cls(_any_of(numbers), _any_of(numbers))
+        return cls(any_of(numbers), any_of(numbers))
 
     @classmethod
     def integers(cls, first_max: int, second_max: int) -> NumberRule:
@@ -134,12 +135,12 @@ def plan_grammar(
         r'home: "{\"skill\":\"home\"}"',
         rf'ask: "{{\"skill\":\"ask\",\"object\":\"" {named} "\"}}"',
         rf'refuse: "{{\"skill\":\"refuse\",\"reason\":\"" REASON ("\",\"object\":\"" {named})? "\"}}"',
-        *(f"{name}: {words if isinstance(words, str) else _any_of(words)}" for name, words in slots.items() if words),
-        f"LABEL_SAID: {OPEN_NAME if labels is None else _any_of(labels)}",
-        f"VAGUE: {_any_of(VAGUE)}",
-        f"DIRECTION: {_any_of(get_args(Direction))}",
-        f"BESIDE: {_any_of([r for r in get_args(Relation) if r not in ('in', 'on')])}",
-        f"REASON: {_any_of(get_args(RefuseReason))}",
+        *(f"{name}: {words if isinstance(words, str) else any_of(words)}" for name, words in slots.items() if words),
+        f"LABEL_SAID: {OPEN_NAME if labels is None else any_of(labels)}",
+        f"VAGUE: {any_of(VAGUE)}",
+        f"DIRECTION: {any_of(get_args(Direction))}",
+        f"BESIDE: {any_of([r for r in get_args(Relation) if r not in ('in', 'on')])}",
+        f"REASON: {any_of(get_args(RefuseReason))}",
         f"X: {numbers.first}",
         f"Y: {numbers.second}",
     ]

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from embodied.plan import Point
-from embodied.planner.plan_text import NUMBERS, SCALE, snap
+from embodied.planner.grammar import LABELS, STEPS_OF_FIVE, any_of
+from embodied.planner.plan_text import SCALE, snap
 from hardware.errors import PlanError
-from sim.scene import COLORS, KINDS
 
 Job = Literal["point", "verify", "describe"]
 Box = tuple[float, float, float, float]
@@ -89,13 +89,12 @@ def job_grammar(job: Job) -> str:
     """A Lark grammar of the answers to a job, for objects of the scene language."""
     if job == "verify":
         return r'start: "{\"answer\":\"yes\"}" | "{\"answer\":\"no\"}"'
-    labels = " | ".join(f'"{color} {kind}"' for color in COLORS for kind in KINDS)
     box = r' ("],\"bbox_2d\":[" NUMBER "," NUMBER "," NUMBER "," NUMBER)?' if job == "point" else ""
     return "\n".join(
         (
             f'start: "[]" | "[" item ("," item)~0..{MOST_LOCATED - 1} "]"',
             rf'item: "{{\"label\":\"" LABEL "\",\"point_2d\":[" NUMBER "," NUMBER{box} "]}}"',
-            f"LABEL: {labels}",
-            "NUMBER: " + " | ".join(f'"{number}"' for number in NUMBERS),
+            f"LABEL: {any_of(LABELS)}",
+            f"NUMBER: {STEPS_OF_FIVE.first}",
         )
     )

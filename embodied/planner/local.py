@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embodied.plan import Plan
-from embodied.planner.adapters import Coordinates, ShippedAdapter, choose_adapter, read_plan
+from embodied.planner.adapters import ShippedAdapter, choose_adapter, read_plan
 from embodied.planner.checkpoint import Device, DType, load_model, open_checkpoint
 from embodied.planner.grammar import PlanMask
 from embodied.planner.jobs import (
@@ -29,6 +29,7 @@ from embodied.planner.jobs import (
     parse_located,
     prompt_for,
 )
+from embodied.planner.plan_text import Coordinates
 from hardware.camera_model import Frame
 from hardware.errors import CheckpointError, PlanError
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+from typing import Literal
 
 from pydantic import ValidationError
 
@@ -17,6 +18,9 @@ from embodied.plan import Ask, Home, Place, Plan, Point, Push, Refuse, SkillCall
 from hardware.errors import PlanError
 
 SCALE = 1000
+#: How a model writes a point: 0..1000 of the picture with x or with y first, pixels of the picture as the model sees it, 0..1,
+#: or 0..100. The same numbers mean different places, so it is a setting and never guessed from them.
+Coordinates = Literal["rel1000_xy", "rel1000_yx", "abs_px", "unit", "percent"]
 #: The shipped model points in steps of 5 of 1000, one token each.
 STEP = 5
 NUMBERS = tuple(str(n) for n in range(0, SCALE + 1, STEP))

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
+from embodied.planner.plan_text import Coordinates
 from hardware.errors import CheckpointError
 
 if sys.version_info >= (3, 11):
@@ -19,9 +20,8 @@ else:
     import tomli as tomllib
 
 _MOST_FILE_BYTES = 64 * 1024
-#: How a model writes a point: 0..1000 of the picture with x or with y first, pixels of the picture it was sent, 0..1,
-#: or 0..100. The same numbers mean different places, so it is a setting and never guessed from them.
-Points = Literal["rel1000_xy", "rel1000_yx", "abs_px", "unit", "percent"]
+#: How a model writes a point, by the names that local planners use too.
+Points = Coordinates
 #: How a server is held to the plan language: by a JSON schema, to JSON of any kind, by a tool, or by words alone.
 Structured = Literal["schema", "json_object", "tools", "plain"]
 #: ``full`` explains the plan language; ``bare`` sends words and picture only, to a model trained on it.

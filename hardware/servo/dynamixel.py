@@ -26,6 +26,7 @@ from typing import NamedTuple
 from hardware.errors import RobotError
 from hardware.servo.packet import Kind as Kind
 from hardware.servo.packet import Packet as Packet
+from hardware.servo.packet import StreamParser
 
 HEADER = b"\xff\xff\xfd\x00"
 BROADCAST = 0xFE
@@ -193,7 +194,7 @@ def decode_fast_status(packet: Packet, sizes: Sequence[int]) -> list[Share]:
     return shares
 
 
-class Parser:
+class Parser(StreamParser):
     """Packets out of a stream of bytes that comes in any pieces, with any damage.
 
     Looks for the next header after every frame that fails, so garbage costs only the frames it hit. Holds less than
@@ -202,37 +203,9 @@ class Parser:
     """
 
     def __init__(self, kind: Kind = "status", max_length: int = MAX_LENGTH) -> None:
+        super().__init__()
         self._kind: Kind = kind
         self._max_length = max_length
-        self._buffer = bytearray()
-        self.bad = 0  # frames refused since the start: impossible id or length, or a CRC that does not fit
-        self.skipped = 0  # bytes that belonged to no frame
-
-    @property
-    def pending(self) -> int:
-        """Bytes of a frame that is not complete yet."""
-        return len(self._buffer)
-
-    def feed(self, data: bytes) -> list[Packet]:
-        """The packets that ``data`` completes, oldest first."""
-        self._buffer += data
-        return self._parse()
-
-    def flush(self) -> list[Packet]:
-        """Give up on an unfinished frame: packets behind a false header in what is pending; nothing is pending then."""
-        packets: list[Packet] = []
-        while self._buffer:
-            self._drop(1)
-            packets += self._parse()
-        return packets
-
-    def clear(self) -> None:
-        """Forget what is pending."""
-        self._drop(len(self._buffer))
-
-    def _drop(self, count: int) -> None:
-        self.skipped += count
-        del self._buffer[:count]
 
     def _parse(self) -> list[Packet]:
         packets: list[Packet] = []

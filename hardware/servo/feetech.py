@@ -24,6 +24,7 @@ from typing import NamedTuple
 from hardware.errors import RobotError
 from hardware.servo.packet import Kind as Kind
 from hardware.servo.packet import Packet as Packet
+from hardware.servo.packet import StreamParser
 
 HEADER = b"\xff\xff"
 BROADCAST = 0xFE
@@ -92,7 +93,7 @@ def encode(packet: Packet, kind: Kind = "instruction") -> bytes:
     return HEADER + body + bytes((checksum(body),))
 
 
-class Parser:
+class Parser(StreamParser):
     """Packets out of a stream of bytes that comes in any pieces, with any damage.
 
     Looks for the next header after every frame that fails, so garbage costs only the frames it hit. Holds less than
@@ -100,36 +101,8 @@ class Parser:
     """
 
     def __init__(self, kind: Kind = "status") -> None:
+        super().__init__()
         self._highest = BROADCAST if kind == "instruction" else MAX_ID
-        self._buffer = bytearray()
-        self.bad = 0  # frames refused since the start: impossible length, or a checksum that does not fit
-        self.skipped = 0  # bytes that belonged to no frame
-
-    @property
-    def pending(self) -> int:
-        """Bytes of a frame that is not complete yet."""
-        return len(self._buffer)
-
-    def feed(self, data: bytes) -> list[Packet]:
-        """The packets that ``data`` completes, oldest first."""
-        self._buffer += data
-        return self._parse()
-
-    def flush(self) -> list[Packet]:
-        """Give up on an unfinished frame: packets behind a false header in what is pending; nothing is pending then."""
-        packets: list[Packet] = []
-        while self._buffer:
-            self._drop(1)
-            packets += self._parse()
-        return packets
-
-    def clear(self) -> None:
-        """Forget what is pending."""
-        self._drop(len(self._buffer))
-
-    def _drop(self, count: int) -> None:
-        self.skipped += count
-        del self._buffer[:count]
 
     def _parse(self) -> list[Packet]:
         packets: list[Packet] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -31,6 +32,45 @@ class PacketParser(Protocol):
     def flush(self) -> list[Packet]:
         """Give up on an unfinished frame: packets behind a false header in what is pending."""
         ...
+
+
+class StreamParser(ABC):
+    """What the parsers of all protocols do with their buffer; finding the frames in it is each protocol's own."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self.bad = 0  # frames refused since the start: impossible length or id, or a check sum that does not fit
+        self.skipped = 0  # bytes that belonged to no frame
+
+    @property
+    def pending(self) -> int:
+        """Bytes of a frame that is not complete yet."""
+        return len(self._buffer)
+
+    def feed(self, data: bytes) -> list[Packet]:
+        """The packets that ``data`` completes, oldest first."""
+        self._buffer += data
+        return self._parse()
+
+    def flush(self) -> list[Packet]:
+        """Give up on an unfinished frame: packets behind a false header in what is pending; nothing is pending then."""
+        packets: list[Packet] = []
+        while self._buffer:
+            self._drop(1)
+            packets += self._parse()
+        return packets
+
+    def clear(self) -> None:
+        """Forget what is pending."""
+        self._drop(len(self._buffer))
+
+    def _drop(self, count: int) -> None:
+        self.skipped += count
+        del self._buffer[:count]
+
+    @abstractmethod
+    def _parse(self) -> list[Packet]:
+        """Take the complete frames off the buffer's front; what may begin another stays."""
 
 
 class Codec(Protocol):
