@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 SETTINGS := pyproject.toml constraints.txt
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-slow lint format bench clean
+.PHONY: help setup run test test-slow lint format bench mutation clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##/  make \1\t/p' Makefile
@@ -39,8 +39,12 @@ format: $(VENV)/.installed-dev  ## put all code into the common format
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.installed-dev  ## speed of the simulation, the policy and the planner on this machine
-	@for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done
+bench: $(VENV)/.installed-dev  ## speed of simulation and bus on this machine
+	$(BIN)/python benchmarks/sim_speed.py
+	$(BIN)/python benchmarks/bus_cycle.py
+
+mutation: $(VENV)/.installed-dev  ## do the safety tests notice changes of the safety code? takes long
+	$(BIN)/python tests/mutation/mutate_safety.py
 
 clean:  ## remove what this Makefile made; runs/ and data/ stay
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

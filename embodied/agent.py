@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,15 +25,21 @@ from embodied.grounding import GroundedCall, Grounder
 from embodied.plan import Ask, Plan
 from embodied.plan_checks import guarded
 from embodied.planners import Planner, make_planner
+from embodied.policies import make_policy, policy_for
+from embodied.recording import AgentRecording, AimedRunner
 from embodied.referee import Judgement, Referee
+from embodied.robots import RobotKind, camera_to_plan_with, make_robot
 from embodied.speech import sentence as in_words
+from embodied.verify import unseen
 from hardware.camera_model import Frame
 from hardware.errors import EmbodiedError, PlanError, SceneError, UnreachableError
 from hardware.robot import Robot
+from policies.dataset.layout import DatasetError
 from policies.policy import Policy
 from policies.runtime import PolicyRuntime
 
 if TYPE_CHECKING:
+    from embodied.executor import SkillRunner
     from sim.scene import Scene
     from sim.world import World
 
@@ -57,7 +63,9 @@ class Agent:
         scene_name: str = "",
         seed: int = 0,
         camera: str = "front",
+        recording: AgentRecording | None = None,
     ) -> None:
+        """``camera``: the one the planner looks through. ``recording``: where the episodes go as a dataset."""
         self.robot = robot
         self.planner = planner
         self.policy = policy
@@ -66,6 +74,7 @@ class Agent:
         self.scene_name = scene_name
         self.seed = seed
         self.camera = camera
+        self.recording = recording
         self._stop = False
         self._robot_kind: RobotKind = "sim"
 
@@ -107,6 +116,26 @@ class Agent:
         except BaseException:
             world.close()
             raise
+
+    @classmethod
+    def on_robot(
+        cls,
+        robot: Robot,
+        *,
+        planner: Planner | str = "local",
+        policy: Policy | Path | str | None = None,
+        camera: str = "",
+        options: ExecutorOptions | None = None,
+    ) -> Agent:
+        """An agent on a robot that is open already, such as a real arm (``embodied.robots.open_rig``).
+
+        Whether a task succeeded is told by what the robot feels and what the planner sees afterwards. ``camera``: see
+        ``camera_to_plan_with``. Raises ``RobotError`` without a camera, ``CheckpointError`` for a policy of another arm.
+        """
+        eye = camera_to_plan_with(robot, camera)
+        brain = make_planner(planner) if isinstance(planner, str) else planner
+        chosen = policy_for(robot, policy) if policy is None or isinstance(policy, str | Path) else policy
+        return cls(robot, brain, chosen, options=options, scene_name=f"the {robot.spec.name}'s table", camera=eye)
 
     def load(self, scene: Scene | Path | str | int) -> None:
         """Another scene in the same simulation: quicker than a new agent."""
@@ -150,10 +179,15 @@ class Agent:
             return _Run(self, words, folder, video, truth, on_event).play(stack)
 
     def close(self) -> None:
-        """Release robot and simulation; safe to call twice."""
-        self.robot.close()
-        if self.world is not None:
-            self.world.close()
+        """Release recording, robot and simulation; safe to call twice."""
+        with ExitStack() as stack:  # each is released, whatever happens to the others
+            if self.world is not None:
+                stack.callback(self.world.close)
+            stack.callback(self.robot.close)
+            if (close := getattr(self.policy, "close", None)) is not None:  # one behind a connection
+                stack.callback(close)
+            if self.recording is not None:
+                stack.callback(self.recording.close)
 
     def __enter__(self) -> Agent:
         return self
@@ -162,20 +196,6 @@ class Agent:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-RobotKind = Literal["sim", "emulated"]
-
-
-def make_robot(kind: RobotKind, world: World) -> Robot:
-    """The simulated arm of a world: as it is, or behind the serial driver and emulated servos."""
-    if kind == "sim":
-        from sim.robot import SimRobot
-
-        return SimRobot(world)
-    from sim.twin import EmulatedRobot
-
-    return EmulatedRobot(world)
 
 
 class _Run:
@@ -208,9 +228,9 @@ class _Run:
         """The whole episode; ``stack`` closes what is opened on the way."""
         began = time.perf_counter()
         robot, filmed = self._filmed(stack)
-        runtime = PolicyRuntime(self.agent.policy)
+        robot, runner = self._recorded(robot, PolicyRuntime(self.agent.policy), stack)
         executor = Executor(
-            robot, runtime, planner=self.agent.planner, camera=self.agent.camera, options=self.agent.options,
+            robot, runner, planner=self.agent.planner, camera=self.agent.camera, options=self.agent.options,
             on_event=self.tell, should_stop=lambda: self.agent._stop,
         )  # fmt: skip
         started = robot.observe().stamp_s
@@ -244,13 +264,19 @@ class _Run:
         self.tell(Event("grounded", {"plan": plan, "grounded": grounded, "frame": frame}))
         if filmed is not None:
             filmed.shoot(8)
-        execution = executor.run(plan, frame)
+        try:
+            execution = executor.run(plan, frame)
+        except DatasetError as error:  # it comes after a command was sent, and none follows
+            seconds["wall"] = time.perf_counter() - began
+            episode = self._episode("interrupted", f"the recording stopped and the arm holds: {error}", plan, seconds)
+            return self._finish(episode, frame, grounded, None, filmed, stack)
         judgement = self._referee.judge(plan) if self._referee is not None else None
         seconds["motion"] = robot.observe().stamp_s - started
         seconds["wall"] = time.perf_counter() - began
-        outcome, sentence = _judged(execution, judgement)
-        episode = self._episode(outcome, sentence, plan, seconds, execution, judgement)
         last = robot.observe((self.agent.camera,)).frames[self.agent.camera]
+        doubts = unseen(self.agent.planner, plan, last) if execution.completed and judgement is None else None
+        outcome, sentence = _judged(execution, judgement, doubts)
+        episode = self._episode(outcome, sentence, plan, seconds, execution, judgement)
         return self._finish(episode, frame, grounded, last, filmed, stack)
 
     def _filmed(self, stack: ExitStack) -> tuple[Robot, Any]:
@@ -264,6 +290,12 @@ class _Run:
         writer = stack.enter_context(VideoWriter(self.video, robot.control_hz / every))
         filmed = FilmedRobot(robot, writer, self._caption, cameras=cameras, every=every)
         return filmed, filmed
+
+    def _recorded(self, robot: Robot, runner: SkillRunner, stack: ExitStack) -> tuple[Robot, SkillRunner]:
+        if self.agent.recording is None:
+            return robot, runner
+        recorded, recorder = self.agent.recording.begin(robot, self.instruction, stack)
+        return recorded, AimedRunner(runner, recorder)
 
     def _caption(self) -> tuple[str, str, float | None]:
         return self._title, self._subtitle, self._done / self._total
@@ -314,6 +346,8 @@ class _Run:
     ) -> Episode:
         self._subtitle = f"{episode.outcome}: {episode.sentence}"
         self._done = self._total if episode.success else self._done
+        if self.agent.recording is not None:
+            self._keep(self.agent.recording, episode)
         if filmed is not None:
             filmed.shoot(15)
         if self.folder is not None:
@@ -321,6 +355,15 @@ class _Run:
             self._write_files(episode, frame, grounded, last, filmed)
         self.tell(Event("outcome", {"episode": episode}))
         return episode
+
+    def _keep(self, recording: AgentRecording, episode: Episode) -> None:
+        """The rows of the episode, with its verdict; of an interrupted one nobody can say whether it would have worked."""
+        judged = None if episode.outcome == "interrupted" else episode.success
+        try:
+            # What was asked about or refused has only the way to where the camera sees the table: no demonstration.
+            recording.end(judged) if episode.records else recording.drop()
+        except DatasetError as error:
+            self.tell(Event("note", {"text": f"the episode could not be recorded: {error}"}))
 
     def _write_files(
         self, episode: Episode, frame: Frame, grounded: tuple[GroundedCall, ...], last: Frame | None, filmed: Any
@@ -362,22 +405,16 @@ def load_scene(scene: Scene | Path | str | int) -> tuple[Scene, str]:
     return Scene.load(text), text
 
 
-def make_policy(policy: str | Path | None) -> Policy:
-    """The shipped policy, ``"scripted"``, or the one in a folder. Raises ``CheckpointError``."""
-    if policy == "scripted":
-        from embodied.scripted_policy import ScriptedPolicy
-
-        return ScriptedPolicy()
-    from policies.checkpoint import load_policy
-
-    return load_policy(policy)
-
-
-def _judged(execution: Execution, judgement: Judgement | None) -> tuple[Outcome, str]:
+def _judged(execution: Execution, judgement: Judgement | None, doubts: tuple[str, ...] | None) -> tuple[Outcome, str]:
     if execution.interrupted:
         return "interrupted", execution.why
-    if judgement is None:  # no simulation to ask: what the robot felt has to do
-        return ("succeeded", "every step was carried out") if execution.completed else ("failed", execution.why)
+    if judgement is None:  # no simulation to ask: what the robot felt and the planner sees has to do
+        if not execution.completed:
+            return "failed", execution.why
+        if doubts:
+            return "failed", f"every step was carried out, but the planner does not see {' and '.join(doubts)}"
+        seen = "" if doubts is None else ", and the planner sees what should be"
+        return "succeeded", f"every step was carried out{seen}"
     if judgement.success:
         return "succeeded", "; ".join(c.text for c in judgement.conditions)
     if judgement.missed_refusal:
@@ -395,4 +432,4 @@ def _insist_on_display() -> None:
         raise EmbodiedError("--gui needs a display and there is none here; leave it out and watch the video instead")
 
 
-__all__ = ["Agent", "EmbodiedError", "Episode", "load_scene", "make_policy", "make_robot"]
+__all__ = ["Agent", "EmbodiedError", "Episode", "load_scene"]

@@ -19,10 +19,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 import tyro
 from tyro.conf import Positional, arg, subcommand
 
+from embodied.commands.camera import Camera
 from embodied.commands.data import Data
 from embodied.commands.output import print_json, save
 from embodied.commands.plan import PlanImage
+from embodied.commands.policy import Policy
 from embodied.commands.robot import Robot
+from embodied.commands.run import Run, quiet_libraries
+from embodied.commands.teleop import Teleop
 from hardware.errors import EmbodiedError
 from policies.goal import SKILLS, Skill
 
@@ -33,41 +37,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 DONE, FAILED, UNUSABLE, STOPPED = 0, 1, 2, 130
-
-Words = Annotated[str, arg(metavar="WORDS")]
-
-
-@dataclass(frozen=True)
-class Run:
-    """Do what an instruction says, in simulation."""
-
-    instruction: Positional[Words]
-    """What to do, in plain English: "put the red cube in the blue bowl"."""
-    scene: str = "0"
-    """A scene file (JSON), or a number: the seed of a random scene."""
-    planner: str = "local"
-    """local (the shipped model), scripted (reads the true scene; for demonstrations), a trained one's folder, remote,
-    remote:PRESET/MODEL or https://host/v1#model, or a chain such as remote+local."""
-    policy: str = ""
-    """Folder of a trained policy, or scripted (the experts); the shipped weights when left out."""
-    robot: Literal["sim", "emulated"] = "sim"
-    """sim, or emulated: the same arm through the real serial driver, bytes and emulated servos."""
-    video: Path | None = None
-    """Write the video here instead of into the episode's folder."""
-    no_video: bool = False
-    """Film nothing: about three times as fast."""
-    out: Path = Path("runs")
-    """Folder in which the episode's folder is made."""
-    seed: int = 0
-    """Seed of the episode's randomness."""
-    gui: bool = False
-    """Open PyBullet's window."""
-    retries: int = 2
-    """How often a failed step is tried again."""
-    repoint: bool = False
-    """Take a new picture before each step and let the planner point again."""
-    json: bool = False
-    """Print the result as one JSON object on the last line."""
 
 
 @dataclass(frozen=True)
@@ -91,10 +60,14 @@ class Evaluate:
     """agent: as for run."""
     out: Path | None = None
     """Keep every episode's folder here (agent only)."""
+    record: Path | None = None
+    """agent: add the episodes to the LeRobot dataset in this folder."""
     failures: Path | None = None
     """planner: write a page with pictures of the failures into this folder."""
     repoint: bool = False
     """As for run."""
+    verify: bool = False
+    """agent: as for run."""
     goal_noise_m: float = 0.0
     """policy: standard deviation of an error added to the goal points, as a planner would make."""
     json: bool = False
@@ -134,15 +107,17 @@ class Collect:
     """Processes that work at the same time."""
     seed: int = 0
     """Seed of scenes and noise."""
+    record: Path | None = None
+    """Instead, record the experts undisturbed, with front and wrist pictures, into the LeRobot dataset in this folder."""
     json: bool = False
     """Print what is there as one JSON object on the last line."""
 
 
 @dataclass(frozen=True)
 class Train:
-    """Train a policy or a planner: `embodied train policy --help`, `embodied train planner --help`."""
+    """Train a policy, a planner, or a skill from reward: `embodied train policy|planner|rl --help`."""
 
-    what: Positional[Literal["policy", "planner"]]
+    what: Positional[Literal["policy", "planner", "rl"]]
     """What to train."""
 
 
@@ -155,6 +130,9 @@ Command = (
     | Annotated[Collect, subcommand("collect")]
     | Annotated[Data, subcommand("data")]
     | Annotated[Robot, subcommand("robot")]
+    | Annotated[Teleop, subcommand("teleop")]
+    | Annotated[Camera, subcommand("camera")]
+    | Annotated[Policy, subcommand("policy")]
 )
 _DESCRIPTION = 'Tell a robot arm what to do in plain words. Try: embodied run "put the red cube in the blue bowl"'
 
@@ -201,49 +179,35 @@ def _positive(value: int, name: str) -> None:
         raise EmbodiedError(f"--{name} must be at least 1, not {value}")
 
 
-def _quiet_libraries() -> None:
-    """Their progress bars and advice are not for users of this command."""
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-
-
 def _run(command: Run) -> int:
-    from embodied.agent import Agent
-    from embodied.executor import ExecutorOptions
-    from embodied.show import Narrator
+    from embodied.commands.run import run
 
-    if command.retries < 0:
-        raise EmbodiedError(f"--retries must be zero or more, not {command.retries}")
-    if not command.instruction.strip():
-        raise EmbodiedError("the instruction is empty; say what to do, for example: put the red cube in the blue bowl")
-    _quiet_libraries()
-    console = _console(command.json)
-    options = ExecutorOptions(retries=command.retries, repoint=command.repoint)
-    with console.status("starting the simulation"):
-        agent = Agent.simulated(
-            command.scene, planner=command.planner, policy=command.policy or None, seed=command.seed, gui=command.gui,
-            options=options, robot=command.robot,
-        )  # fmt: skip
-    with agent:
-        narrator = Narrator(console)
-        with narrator:
-            episode = agent.run(
-                command.instruction,
-                out=command.out,
-                video=command.video or not command.no_video,
-                on_event=narrator.tell,
-            )
-    narrator.close(episode)
-    if command.json:
-        print_json(episode.to_json())
-    return DONE if episode.success else FAILED
+    return run(command)
+
+
+def _camera(command: Camera) -> int:
+    from embodied.commands.camera import run
+
+    return run(command)
+
+
+def _policy(command: Policy) -> int:
+    from embodied.commands.policy import run
+
+    quiet_libraries()
+    return run(command)
+
+
+def _teleop(command: Teleop) -> int:
+    from embodied.commands.teleop import run
+
+    return run(command)
 
 
 def _plan(command: PlanImage) -> int:
     from embodied.commands.plan import run
 
-    _quiet_libraries()
+    quiet_libraries()
     return run(command)
 
 
@@ -252,7 +216,7 @@ def _evaluate(command: Evaluate) -> int:
         _positive(command.episodes, "episodes")
     if command.seed < 0:
         raise EmbodiedError(f"--seed must be zero or more, not {command.seed}")
-    _quiet_libraries()
+    quiet_libraries()
     console = _console(command.json)
     suite = command.suite or {"policy": "skills", "planner": "seen", "agent": "single"}[command.what]
     figures = _EVALUATIONS[command.what](command, suite, console)
@@ -273,17 +237,21 @@ def _evaluate_agent(command: Evaluate, suite: str, console: Console) -> dict[str
     from embodied.agent import Agent
     from embodied.evaluation import AGENT_SUITES, evaluate_agent
     from embodied.executor import ExecutorOptions
+    from embodied.recording import AgentRecording
     from embodied.show import Counter
 
     if suite not in AGENT_SUITES:
         raise EmbodiedError(f"there is no agent suite {suite!r}; choose one of: {', '.join(AGENT_SUITES)}")
-    options = ExecutorOptions(repoint=command.repoint)
+    options = ExecutorOptions(repoint=command.repoint, verify=command.verify)
     with (
         Agent.simulated(
             planner=command.planner, policy=command.policy or None, options=options, robot=command.robot
         ) as agent,
         Counter(console, command.count) as counter,
     ):
+        if command.record is not None:
+            agent.recording = AgentRecording(command.record)
+            agent.recording.open(agent.robot)
         out = None if command.out is None else str(command.out)
         report = evaluate_agent(agent, suite, command.count, command.seed, on_episode=counter.tell, out=out)
     return _told(report, console)
@@ -316,7 +284,7 @@ def _evaluate_policy(command: Evaluate, suite: str, console: Console) -> dict[st
     if command.goal_noise_m < 0.0:
         raise EmbodiedError(f"--goal-noise-m must be zero or more, not {command.goal_noise_m}")
     config = EvalConfig(suite=suite, episodes=command.count, seed=command.seed, goal_noise_m=command.goal_noise_m)
-    from embodied.agent import make_policy
+    from embodied.policies import make_policy
 
     return evaluate(config, console=console, policy=make_policy(command.policy or None))
 
@@ -366,6 +334,8 @@ def _collect(command: Collect) -> int:
     _positive(command.demos, "demos")
     _positive(command.workers, "workers")
     console = _console(command.json)
+    if command.record is not None:
+        return _record(command, command.record, console)
     demos = collect_shards(
         command.data, command.skills, command.demos, seed=command.seed, workers=command.workers, console=console
     )
@@ -373,6 +343,22 @@ def _collect(command: Collect) -> int:
     console.print(f"{len(demos)} demonstrations, {steps} control steps, in {command.data}")
     if command.json:
         print_json({"demonstrations": len(demos), "control_steps": steps, "skills": list(command.skills)})
+    return DONE
+
+
+def _record(command: Collect, folder: Path, console: Console) -> int:
+    from policies.demonstrations import record_demonstrations
+
+    if command.workers != 1:
+        raise EmbodiedError("a dataset is written by one process; leave --workers out with --record")
+    rows = record_demonstrations(
+        folder, command.skills, command.demos, seed=command.seed,
+        on_episode=lambda skill: console.print(f"{skill}: one more"),
+    )  # fmt: skip
+    count = command.demos * len(command.skills)
+    console.print(f"{count} demonstrations, {rows} control steps, in {folder}")
+    if command.json:
+        print_json({"demonstrations": count, "control_steps": rows, "skills": list(command.skills)})
     return DONE
 
 
@@ -408,11 +394,17 @@ def _train_planner(words: list[str]) -> int:
     return DONE
 
 
+def _train_rl(words: list[str]) -> int:
+    from embodied.commands.train_rl import run
+
+    return run(words)
+
+
 _COMMANDS: dict[type, Callable[[Any], int]] = {
     Run: _run, PlanImage: _plan, Evaluate: _evaluate, Train: _train, SceneCommand: _scene, Collect: _collect,
-    Data: _data, Robot: _robot,
+    Data: _data, Robot: _robot, Teleop: _teleop, Camera: _camera, Policy: _policy,
 }  # fmt: skip
 _EVALUATIONS: dict[str, Callable[[Evaluate, str, Console], dict[str, Any]]] = {
     "policy": _evaluate_policy, "planner": _evaluate_planner, "agent": _evaluate_agent,
 }  # fmt: skip
-_TRAINERS: dict[str, Callable[[list[str]], int]] = {"policy": _train_policy, "planner": _train_planner}
+_TRAINERS: dict[str, Callable[[list[str]], int]] = {"policy": _train_policy, "planner": _train_planner, "rl": _train_rl}

@@ -2,9 +2,10 @@
 
 The whole plan is grounded before the first motion, so that what cannot be reached is said and not tried. Between steps
 the arm goes home along a smooth path, still holding what it holds; that clears the camera's view. A pick that closed on
-nothing is tried again with a fresh picture, in which the planner is asked to point at the object again.
+nothing is tried again with a fresh picture, in which the planner is asked to point at the object again. With
+``verify`` the planner also looks whether what was put down lies where it should; if not, it is picked up again.
 
-    picture -> [ground -> policy -> feel -> (retry: home, picture, point again)] per call -> home
+    picture -> [ground -> policy -> feel -> (retry: home, picture, point again) -> home -> (look: not there? once more)]
 
 What this does not protect against: see ``embodied.verify``.
 """
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 from embodied.grounding import GroundedCall, Grounder, Ledger
 from embodied.plan import Home, Pick, Place, Plan, Point, Push, Reach, SkillCall
 from embodied.planners import Planner
-from embodied.verify import felt, is_holding
+from embodied.verify import DOUBT, felt, is_holding, looks_so, question_about
 from hardware.camera_model import Frame
 from hardware.errors import EmbodiedError, PlanError, UnreachableError
 from hardware.kinematics import forward, inverse_any_pitch
@@ -30,6 +31,8 @@ from policies.goal import Goal, Skill
 from policies.runtime import SkillResult, Step
 
 Float = NDArray[np.float64]
+#: What is seen within this of where it was put (m) was put there.
+NEAR_M = 0.05
 StepStatus = Literal["done", "failed", "interrupted"]
 
 
@@ -80,6 +83,8 @@ class ExecutorOptions:
     """Go home between steps; else only before pictures and at the end."""
     repoint: bool = False
     """Take a new picture before every step and let the planner point again, instead of keeping books of what moved."""
+    verify: bool = False
+    """Look after every place whether it is so, with a planner that can answer that, and pick up again what is not."""
     max_joint_speed: float = 1.6
     """Fastest joint during the executor's own motions, rad/s."""
 
@@ -98,7 +103,7 @@ class Executor:
     """Runs plans on one robot.
 
     Events: ``check`` {plan}, ``step`` {index, total, call, goal, attempt}, ``progress`` {index, steps, done}, ``retry``
-    {index, why}, ``step_end`` {record}, ``home`` {}.
+    {index, why}, ``step_end`` {record}, ``look`` {index, question, yes}, ``home`` {}.
     """
 
     def __init__(
@@ -161,7 +166,54 @@ class Executor:
             last = index == len(plan.calls) - 1
             if not (last and isinstance(call, Reach)) and (self.options.home_between or last):
                 self.go_home()
+            before = plan.calls[index - 1] if index else None
+            if self.options.verify and isinstance(call, Place) and isinstance(before, Pick):
+                more, ledger, why = self._put_right(index, len(plan.calls), before, grounded, grounder, ledger, loads)
+                records += more
+                if why:
+                    return Execution(tuple(records), False, why, interrupted=more[-1].status == "interrupted")
         return Execution(tuple(records), True)
+
+    def _put_right(
+        self,
+        index: int,
+        total: int,
+        pick: Pick,
+        placed: GroundedCall,
+        grounder: Grounder,
+        ledger: Ledger,
+        loads: Any,
+    ) -> tuple[list[StepRecord], Ledger, str]:
+        """Look whether a place did what it should, and pick up and put down again while it clearly did not.
+
+        Returns what was done for it, the books after it, and why it was given up (empty: it was not).
+        """
+        records: list[StepRecord] = []
+        place = placed.call
+        if not isinstance(place, Place) or placed.goal is None:
+            return records, ledger, ""
+        question = question_about(pick, place)
+        for _ in range(self.options.retries):
+            yes = looks_so(self.planner, question, self.look())
+            self._tell(Event("look", {"index": index, "question": question, "yes": yes}))
+            if yes is None or yes > DOUBT:
+                break
+            try:
+                again = replace_call(self._point_again(pick, ledger), grounder, loads)
+            except EmbodiedError:  # not seen any more: nothing to be mended
+                break
+            if again.goal is None or float(np.linalg.norm(again.goal.point[:2] - placed.goal.to[:2])) < NEAR_M:
+                break  # it lies where it was put, whatever the answer was
+            for number, grounded in ((index - 1, again), (index, placed)):
+                record, done = self._step(number, total, grounded, grounder, ledger, loads)
+                records.append(record)
+                self._tell(Event("step_end", {"record": record, "total": total}))
+                if record.status != "done":
+                    self._retreat_safely()
+                    return records, ledger, record.why
+                ledger = grounder.after(done, ledger)
+                self.go_home()
+        return records, ledger, ""
 
     def go_home(self) -> None:
         """Lift the tool clear of the objects, then fold back, keeping the gripper as it is when it holds something."""

@@ -21,10 +21,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from hardware.arm_spec import ArmSpec
 from hardware.arms import ARMS, find_arm
+from hardware.calibration.stamp import STAMP_SCHEMA, checksum
 from hardware.camera_model import CameraModel, Intrinsics
 from hardware.errors import RobotError
 from hardware.servo.registers import MODELS, ServoModel, find_model
@@ -37,6 +39,7 @@ else:  # the same library under its older name
 SCHEMA = 1
 RIG_FOLDER = Path(__file__).parent / "rigs"
 
+Float = NDArray[np.float64]
 Role = Literal["follower", "leader"]
 
 
@@ -129,29 +132,61 @@ class Port(_Table):
     """Serial number of the USB adapter; a device with another one is refused."""
 
 
+class Calibrated(_Table):
+    """For which arm the calibration was made; ``Rig.stamped`` writes it, and every reading checks it."""
+
+    schema_version: Annotated[Literal[1], Field(alias="schema")]
+    usb_serial: str = ""
+    """Serial number of the USB adapter; empty where it has none."""
+    servos: dict[str, Annotated[list[int], Field(min_length=2, max_length=2)]]
+    """Id and model number of each joint's servo."""
+    checksum: str
+    """Over all of the above and the calibration of every joint."""
+
+
 class CameraConfig(_Table):
     """A camera. Intrinsics and pose are there once it is calibrated."""
 
     source: str
-    """A device path (better: its name in /dev/v4l/by-id), a video file or a folder of pictures."""
+    """A device path (better: its name in /dev/v4l/by-id), its number, a video file or a folder of pictures."""
+    usb_id: str | None = None
+    """vendor:product:serial of the USB camera, as ``embodied camera find`` prints it; another camera is refused."""
+    mount: Literal["fixed", "wrist"] = "fixed"
+    """Whether it stands still or rides on the gripper."""
     width: Annotated[int, Field(ge=16, le=8192)] = 640
     height: Annotated[int, Field(ge=16, le=8192)] = 480
     fps: Annotated[float, Field(gt=0, le=240)] = 30.0
     fourcc: Annotated[str, Field(min_length=4, max_length=4)] = "MJPG"
+    max_age_s: Annotated[float, Field(gt=0, le=5)] = 0.2
+    """A picture older than this is refused; more for a camera that gives fewer than ten a second."""
     intrinsics: Annotated[list[float], Field(min_length=4, max_length=4)] | None = None
-    """fx, fy, cx, cy in pixels."""
+    """fx, fy, cx, cy in pixels; cx and cy from the corner of the first pixel, so half a pixel more than OpenCV's."""
     distortion: list[float] = Field(default_factory=list)
     """OpenCV's k1, k2, p1, p2, k3."""
-    pose: Annotated[
-        list[Annotated[list[float], Field(min_length=4, max_length=4)]], Field(min_length=4, max_length=4)
-    ] | (None) = None
-    """T_base_camera, four rows of four numbers; metres, OpenCV's camera axes."""
+    lens_error_px: float | None = None
+    """Reprojection error (RMS) that calibrating the lens ended with."""
+    lens_calibrated: str | None = None
+    """When the lens was calibrated."""
+    pose: (
+        Annotated[list[Annotated[list[float], Field(min_length=4, max_length=4)]], Field(min_length=4, max_length=4)]
+        | None
+    ) = None
+    """T_base_camera, on the wrist T_tool_camera: four rows of four numbers; metres, OpenCV's camera axes."""
+    pose_error_mm: float | None = None
+    """Error that calibrating the pose ended with."""
+    pose_calibrated: str | None = None
+    """When the pose was calibrated."""
 
-    def model(self) -> CameraModel | None:
-        """The camera model, or None before calibration."""
+    def model(self, T_base_tool: Float | None = None) -> CameraModel | None:
+        """The camera model, or None before calibration, and without ``T_base_tool`` (4, 4) for one on the wrist."""
         if self.intrinsics is None or self.pose is None:
             return None
-        return CameraModel(Intrinsics(self.width, self.height, *self.intrinsics), np.array(self.pose))
+        pose = np.array(self.pose)
+        if self.mount == "wrist":
+            if T_base_tool is None:
+                return None
+            pose = T_base_tool @ pose
+        return CameraModel(Intrinsics(self.width, self.height, *self.intrinsics), pose)
 
 
 class Rig(_Table):
@@ -163,6 +198,8 @@ class Rig(_Table):
     role: Role = "follower"
     """A leader is moved by hand: it is read, and its torque stays off."""
     bus: Port = Field(default_factory=Port)
+    calibrated: Calibrated | None = None
+    """Absent where calibrations were written by hand."""
     joints: dict[str, Joint]
     cameras: dict[str, CameraConfig] = Field(default_factory=dict)
 
@@ -202,13 +239,50 @@ class Rig(_Table):
             raise ValueError(f"servos on one port must speak one protocol, not {' and '.join(sorted(protocols))}")
         return self
 
+    @model_validator(mode="after")
+    def _calibration_as_made(self) -> Rig:
+        made = self.calibrated
+        if made is None:
+            return self
+        again = f"calibrate again: embodied robot calibrate, or take the table [calibrated] out of {self.name}'s file"
+        if {name: list(servo) for name, servo in self._servos().items()} != made.servos:
+            raise ValueError(f"the calibration was made for another arm, with other servos or ids; {again}")
+        if made.usb_serial and self.bus.usb_serial and made.usb_serial != self.bus.usb_serial:
+            raise ValueError(
+                f"the calibration was made for the arm on adapter {made.usb_serial}, not {self.bus.usb_serial}; {again}"
+            )
+        if self._checksum(made.usb_serial) != made.checksum:
+            raise ValueError(f"the calibration is not whole, or was changed after it was made; {again}")
+        return self
+
+    def _servos(self) -> dict[str, tuple[int, int]]:
+        return {name: (joint.id, joint.model.number) for name, joint in self.joints.items()}
+
+    def _checksum(self, usb_serial: str) -> str:
+        found = {
+            name: None if (c := joint.calibration) is None else c.model_dump() for name, joint in self.joints.items()
+        }
+        return checksum(usb_serial, self._servos(), found)
+
+    def stamped(self, usb_serial: str = "") -> Rig:
+        """A copy that says for which arm its calibration was made: the one at this adapter, with these servos."""
+        servos = {name: list(servo) for name, servo in self._servos().items()}
+        made = {
+            "schema": STAMP_SCHEMA, "usb_serial": usb_serial, "servos": servos, "checksum": self._checksum(usb_serial)
+        }  # fmt: skip
+        return self.model_copy(update={"calibrated": Calibrated.model_validate(made)})
+
     def with_calibration(self, calibrations: dict[str, Calibration]) -> Rig:
-        """A copy with new calibrations of the joints named. Raises ``RigError`` for an unknown joint."""
+        """A copy with new calibrations of the joints named, not ``stamped``. Raises ``RigError`` for an unknown joint."""
         unknown = sorted(set(calibrations) - set(self.joints))
         if unknown:
             raise RigError(f"{self.name} has no joint {unknown[0]!r}; it has: {', '.join(self.joints)}")
         changed = {name: self.joints[name].model_copy(update={"calibration": c}) for name, c in calibrations.items()}
-        return self.model_copy(update={"joints": {**self.joints, **changed}})
+        return self.model_copy(update={"joints": {**self.joints, **changed}, "calibrated": None})
+
+    def with_camera(self, name: str, camera: CameraConfig) -> Rig:
+        """A copy with this camera, new or in place of the one of that name."""
+        return self.model_copy(update={"cameras": {**self.cameras, name: camera}})
 
 
 _GEAR = 345.0  # of the STS3215 whose speed ``registers.py`` gives
@@ -257,22 +331,29 @@ def parse_rig(text: str, name: str = "rig") -> Rig:
 
 def save_rig(rig: Rig, path: str | Path) -> None:
     """Write a rig file: whole or not at all, so that a crash leaves the old one. Raises ``RigError``."""
-    path = Path(path)
+    try:
+        write_whole(Path(path), format_rig(rig))
+    except OSError as error:
+        raise RigError(f"cannot write the rig file {path}: {error}") from error
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file: whole or not at all, on the disk when this returns. Raises ``OSError``."""
     temporary = ""
     try:
         mode = path.stat().st_mode & 0o777 if path.exists() else 0o644
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(format_rig(rig))
+            file.write(text)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, mode)
         os.replace(temporary, path)
-    except OSError as error:
+    except OSError:
         if temporary:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
-        raise RigError(f"cannot write the rig file {path}: {error}") from error
+        raise
 
 
 def format_rig(rig: Rig) -> str:
@@ -280,6 +361,8 @@ def format_rig(rig: Rig) -> str:
     data = rig.model_dump(by_alias=True, exclude_none=True)
     lines = [f"{key} = {_value(data[key])}" for key in ("schema", "name", "arm", "role")]
     lines += ["", "[bus]", *(f"{key} = {_value(value)}" for key, value in data["bus"].items())]
+    if "calibrated" in data:  # before the joints: a file that was cut off then has no whole calibration
+        lines += ["", "[calibrated]", *(f"{key} = {_value(value)}" for key, value in data["calibrated"].items())]
     for section in ("joints", "cameras"):
         for name, table in data[section].items():
             lines += ["", f"[{section}.{_key(name)}]"]

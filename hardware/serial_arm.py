@@ -9,6 +9,9 @@ Opening causes no motion: servos are identified, settings compared, torque stays
 torque on, after the goal of every servo has been set to where it is. ``close`` makes every joint limp, whatever fails
 on the way; SIGTERM and SIGHUP end the program in the ordinary way, so that ``finally`` and ``close`` run.
 
+``stop`` holds the arm, pressed again it makes it limp. What servos report can do the same, or slow the arm down, or send
+it to its rest pose (``hardware.supervisor``); so does a minute without a command, because servos that hold get hot.
+
 What this does not protect against: ``kill -9`` and a pulled cable leave the servos holding their last goal, which is at
 most one small step away (Dynamixels stop by their bus watchdog). ``handshake.release`` or the power switch frees them.
 """
@@ -36,10 +39,11 @@ from hardware.errors import RobotError
 from hardware.joint_map import JointMap
 from hardware.rig import Rig
 from hardware.robot import Camera, Observation
-from hardware.safety import Applied, Limits, Profile, Reason, SafetyState, step
-from hardware.servo.bus import Bus, Health, Identity
-from hardware.servo.loop import Fault, FaultKind, ServoLoop, Snapshot
+from hardware.safety import Applied, Limits, Profile, Reason, SafetyState, reset, step
+from hardware.servo.bus import Bus, Health, Identity, Reading
+from hardware.servo.loop import ServoLoop, Snapshot
 from hardware.servo.port import BusError, PortLost
+from hardware.supervisor import Fault, FaultKind, Level, Thresholds
 
 Float = NDArray[np.float64]
 
@@ -50,6 +54,8 @@ _WATCHDOG = 10  # counts of 20 ms: a Dynamixel that hears nothing for 0.2 s stop
 _OUTSIDE = 0.05  # rad or openings beyond the limits at which torque may still be switched on
 _NETWORK_LATENCY_S = 0.1
 _LOCKSTEP_LATENCY_S = 0.25  # nothing hurries: time stands still
+_SLOW = 0.5  # share of the speed while a servo is warm, and on the way to the rest pose
+_AT_REST = 0.05  # rad or openings from the rest pose
 _FAR_REMEDY = "move it inside by hand, then try again"
 
 
@@ -80,6 +86,7 @@ class SerialArm:
         profile: Profile = "default",
         limits: Limits | None = None,
         lockstep: bool = False,
+        thresholds: Thresholds | None = None,
     ) -> None:
         """Takes ``bus`` over: shakes hands and starts the loop; closes the bus when that fails. See ``open``."""
         self._bus, self._closed = bus, False
@@ -91,6 +98,7 @@ class SerialArm:
             self.spec: ArmSpec = self._map.spec
             self.control_hz = control_hz
             self.limits = limits if limits is not None else Limits.profile(self.spec, profile)
+            self._slow_limits = self.limits.slowed(_SLOW)
             self.identities: dict[str, Identity] = handshake.identify(bus, rig)
             self.written = handshake.configure(bus, rig, self.identities)
         except BaseException:
@@ -105,10 +113,11 @@ class SerialArm:
             rate_hz=control_hz if lockstep else rig.bus.rate_hz,
             names=self._names,
             max_speed=self._map.max_speed(self.limits.velocity),
-            silence_s=rig.bus.silence_s,
             lockstep=lockstep,
-            grips=[joint.id for name, joint in rig.joints.items() if name == "gripper"],
+            thresholds=thresholds if thresholds is not None else _thresholds(rig),
+            park=self._towards_rest,
         )
+        self._guard = threading.RLock()  # of _safety: the loop's thread uses it on the way to the rest pose
         self._safety: SafetyState | None = None  # None while torque is off
         self._written_s = self._due_s = 0.0
         self._signals = _ExitOnSignals()
@@ -130,11 +139,13 @@ class SerialArm:
         profile: Profile = "default",
         limits: Limits | None = None,
         lockstep: bool = False,
+        thresholds: Thresholds | None = None,
     ) -> SerialArm:
         """Open the arm of a rig file; ``port`` overrides the file's. Nothing moves.
 
         ``lockstep`` is for emulated servos whose time stands still between two commands: one ``act`` is one bus cycle,
-        as fast as it goes, and a control period of time.
+        as fast as it goes, and a control period of time. ``thresholds`` say when what servos report is a fault; by
+        default each servo's own highest temperature counts.
 
         Raises ``RigError`` when it is not calibrated, ``PortTaken`` or ``PortError`` when the port cannot be had,
         ``HandshakeError`` when the servos are not those of the file.
@@ -150,7 +161,10 @@ class SerialArm:
         models = {joint.id: joint.model for joint in rig.joints.values()}
         latency_s = _LOCKSTEP_LATENCY_S if lockstep else _NETWORK_LATENCY_S if "://" in rig.bus.port else 0.02
         bus = Bus.open(rig.bus.port, models, baud=rig.bus.baud, latency_s=latency_s)
-        return cls(rig, bus, cameras=cameras, control_hz=control_hz, profile=profile, limits=limits, lockstep=lockstep)
+        return cls(
+            rig, bus, cameras=cameras, control_hz=control_hz, profile=profile, limits=limits, lockstep=lockstep,
+            thresholds=thresholds,
+        )  # fmt: skip
 
     def __enter__(self) -> SerialArm:
         return self
@@ -170,16 +184,18 @@ class SerialArm:
     @property
     def engaged(self) -> bool:
         """Is torque on?"""
-        return self._safety is not None
+        return self._safety is not None and self._loop.engaged
 
     @property
     def fault(self) -> str | None:
         """The latched fault in words, or None."""
         fault = self._loop.fault
-        if fault is not None:
-            return fault.text
-        latched = self._safety.fault if self._safety is not None else None
-        return latched.value if latched is not None else None
+        return fault.text if fault is not None else None
+
+    @property
+    def level(self) -> Level:
+        """How far the arm must stop: RUN, SLOW, HOLD, PARK or LIMP."""
+        return self._loop.level
 
     @property
     def snapshot(self) -> Snapshot:
@@ -219,24 +235,31 @@ class SerialArm:
         ``fault``. Raises ``PortLost`` when the port is gone.
         """
         fault = self._usable()
-        if self._safety is None:
+        with self._guard:
             if fault is not None:
-                return Applied(self._last_known(), "reject", (Reason.LATCHED,))
-            self.enable()
+                held = self._last_known() if self._safety is None else self._safety.sent
+                return Applied(held, "reject", (Reason.LATCHED,))
+            if not self.engaged:
+                self.enable()
+            return self._send(target)
+
+    def _send(self, target: Float) -> Applied:
         if self._safety is None:  # enable raises rather than leave it so
             raise RobotError("torque is off; call enable")
         now = self._loop.now()
         dt, self._written_s = now - self._written_s, now
-        if fault is not None:
-            return Applied(self._safety.sent, "reject", (Reason.LATCHED,))
         try:
             present = self.read()
         except RobotError:  # the core repeats what was sent, and latches when this lasts
             present = np.full(6, np.nan)
-        applied, state = step(self._safety, present, target, self.limits, max(dt, 1e-6))
+        limits = self._slow_limits if self._loop.level is Level.SLOW else self.limits
+        applied, state = step(self._safety, present, target, limits, max(dt, 1e-6))
         if applied.verdict != "reject" and not self._loop.move(self._map.counts(applied.q), self._period_s):
             return Applied(self._safety.sent, "reject", (Reason.LATCHED,))  # a fault came in between; nothing was sent
         self._safety = state
+        if state.fault is not None:
+            kind = FaultKind.STALLED if state.fault is Reason.LAGGING else FaultKind.COMMAND
+            self._loop.latch(Fault(kind, (), state.fault.value))
         return applied
 
     # ---- Robot
@@ -253,6 +276,14 @@ class SerialArm:
         sent = q if self._safety is None else self._safety.sent
         return Observation(stamp_s, q, np.array(sent), frames)
 
+    def refresh(self) -> None:
+        """Let one bus cycle pass, for arms that are read and not commanded: in lockstep nothing else does.
+
+        Raises ``PortLost`` when the port is gone, ``BusError`` when no cycle comes.
+        """
+        self._usable()
+        self._loop.wait(1)
+
     def act(self, target: Float) -> Applied:
         """Send a joint vector (6,) and let exactly one control period pass."""
         applied = self.write(target)
@@ -267,19 +298,32 @@ class SerialArm:
         time.sleep(max(0.0, self._due_s - time.monotonic()))
         return applied
 
+    def stop(self) -> None:
+        """The operator's stop, from any thread: the arm holds within a bus cycle; called again, it goes limp.
+
+        Latched: ``reset_fault`` releases it.
+        """
+        self._loop.press_stop()
+        if self._loop.lockstep:
+            self._loop.step()
+
     def reset_fault(self) -> None:
         """Release a latched fault; a deliberate act of the user. The next command starts from where the arm is.
 
-        Raises ``PortLost`` when the port is gone, ``BusError`` when a servo keeps its fault.
+        Raises ``PortLost`` when the port is gone, ``BusError`` when a servo keeps its fault or is another one,
+        ``RobotError`` while a servo that was too hot has not cooled down.
         """
-        if self._usable() is None and self.fault is None:
+        fault = self._usable()
+        if fault is None:
             return
-        fault = self._loop.fault
+        if self._loop.lockstep:  # judge by what is so now
+            self._loop.step()
+        self._loop.check_reset()
         self._loop.disengage()  # torque stays as it is; the next command sets the goals to where the arm is then
-        self._safety, self._due_s = None, 0.0
-        if fault is not None:
-            self._loop.call(lambda bus: self._revive(bus, fault), timeout_s=10.0)
-            self._loop.reset()
+        with self._guard:
+            self._safety, self._due_s = None, 0.0
+        self._loop.call(lambda bus: self._revive(bus, fault), timeout_s=10.0)
+        self._loop.reset()
 
     def close(self) -> None:
         """Make every joint limp and release port and cameras; safe to call twice.
@@ -355,17 +399,34 @@ class SerialArm:
             raise BusError(f"the torque may still be on: {'; '.join(failed.values())}. Switch the arm's power off")
 
     def park(self, seconds: float = 10.0) -> bool:
-        """Go to the home pose, slowly as the limits say, then limp. False when it did not arrive in time (then not limp)."""
-        end = self._loop.now() + seconds
-        way = self.limits.velocity * self._period_s
-        while self._loop.now() < end:
-            here = self.read() if self._safety is None else self._safety.sent
-            if np.all(np.abs(self.read() - self.spec.home) < 0.05):
-                self.disable()
+        """Go to the rest pose, slowly, from what was sent last, then limp. False when it does not arrive (then not limp)."""
+        if not self.engaged:
+            if np.all(np.abs(self.read() - self.spec.home) < _AT_REST):
                 return True
-            if self.act(here + np.clip(self.spec.home - here, -way, way)).verdict == "reject":
-                return False
-        return False
+            self.enable()
+        self._loop.ask_to_park()
+        end = self._loop.now() + seconds
+        while self.engaged and self._loop.now() < end and self._usable() is None:
+            self._loop.wait(1)
+        self._loop.ask_to_park(False)
+        return not self.engaged
+
+    def _towards_rest(self, readings: Mapping[int, Reading], dt: float) -> Mapping[int, int] | None:
+        """In the bus thread: the next goals on the way to the rest pose, through the safety core; None when it is there."""
+        with self._guard:
+            present = self._map.q({id_: reading.position for id_, reading in readings.items()})
+            state = self._safety if self._safety is not None else SafetyState.start(present, self.limits)
+            if np.all(np.abs(present - self.spec.home) < _AT_REST):
+                self._safety = None
+                return None
+            limits = self._slow_limits
+            way = self.spec.home - state.sent  # in a straight line, which the safety core shortens to a step
+            way /= max(1.0, float(np.max(np.abs(way) / (0.5 * limits.reject_s * limits.velocity))))  # and is no jump
+            applied, self._safety = step(reset(state), present, state.sent + way, limits, dt)
+            self._written_s = self._loop.now()
+            if applied.verdict == "reject":
+                raise RobotError(applied.reasons[-1].value)
+            return self._map.counts(applied.q)
 
     def _engage(self, bus: Bus, goals: Mapping[int, int]) -> None:
         """In the bus thread: goal = present, read back, torque on, read back. Torque is off when it raises."""
@@ -394,13 +455,23 @@ class SerialArm:
         self._loop.engage(goals)
 
     def _revive(self, bus: Bus, fault: Fault) -> None:
-        """In the bus thread: a Dynamixel keeps a hardware error until it is restarted, and then has lost its settings."""
-        if fault.kind is not FaultKind.SERVO or bus.protocol != "dynamixel":
+        """In the bus thread: servos that may have restarted have lost their settings, or were exchanged meanwhile.
+
+        A Dynamixel keeps a hardware error until it is restarted.
+        """
+        if fault.kind not in (FaultKind.SERVO, FaultKind.TORQUE_LOST):
             return
-        for id_ in fault.ids:
-            if bus.read(id_, "hardware_error"):
-                bus.write(id_, "torque_enable", 0)
-                bus.reboot(id_)
+        if bus.protocol == "dynamixel":
+            for id_ in fault.ids:
+                if bus.read(id_, "hardware_error"):
+                    bus.write(id_, "torque_enable", 0)
+                    bus.reboot(id_)
+        if handshake.identify(bus, self.rig) != self.identities:
+            text = (
+                f"a servo of {self.rig.name} is not the one it was when the arm was opened; close it and open it again"
+            )
+            self._loop.latch(Fault(FaultKind.SWAPPED, fault.ids, text))
+            raise BusError(text)
         handshake.configure(bus, self.rig, self.identities)
 
     # ---- inside
@@ -415,9 +486,9 @@ class SerialArm:
         return fault
 
     def _measured(self) -> tuple[Float, float]:
-        """Joint vector (6,) and the time of its oldest part; waits a little for a fresh one."""
+        """Joint vector (6,) and the time of its oldest part; waits half a control period for a fresh one, no longer."""
         stale_s = max(_STALE_S, self.rig.bus.silence_s)
-        end = self._loop.now() + (0.0 if self._loop.lockstep else stale_s)
+        end = self._loop.now() + (0.0 if self._loop.lockstep else 0.5 * self._period_s)
         while True:
             readings = self._loop.snapshot().readings
             stamp_s, now = min((r.stamp_s for r in readings.values()), default=-1.0), self._loop.now()
@@ -435,6 +506,16 @@ class SerialArm:
 
     def _why_stale(self) -> str:
         return self.fault or f"{self.rig.name}: no fresh reading of all joints; check the cable and the bus rate"
+
+
+def _thresholds(rig: Rig) -> Thresholds:
+    """What is a fault for the servos of a rig, whose highest temperature its settings may lower."""
+    limits: dict[int, float] = {}
+    for joint in rig.joints.values():
+        register = joint.model["max_temperature"]
+        limits[joint.id] = register.to_si(joint.settings.get(register.name, register.default))
+    grips = frozenset(joint.id for name, joint in rig.joints.items() if name == "gripper")
+    return Thresholds(silence_s=rig.bus.silence_s, max_temperature=limits, grips=grips)
 
 
 @contextlib.contextmanager

@@ -1,6 +1,6 @@
 """ACT, action chunks by a transformer (Zhao et al. 2023), made small: network, loss and policy in one file.
 
-Tokens of the pictures and one of the state (``policies/sight.py``) look at one another; ten learned queries, one for each
+Tokens of the pictures and one of the state (``policies/seeing.py``) look at one another; ten learned queries, one for each
 step of the chunk, look at the tokens. L1 loss. What differs from the paper: 0.7 million parameters instead of 52, a small
 network from scratch instead of a ResNet, the planner's point instead of nothing, its correction by sight, a *done* output,
 and no variational encoder: the experts here answer the same to the same situation, so there is no style to encode.
@@ -17,18 +17,9 @@ from torch.nn import functional
 
 from hardware.arm_spec import SO101, ArmSpec
 from policies.point import CHUNK, DONE, RAW
-from policies.sight import (
-    GIVEN,
-    SHIFT,
-    SeeingConfig,
-    SeeingPolicy,
-    SeeingTransformer,
-    Seen,
-    corrected,
-    planned_shift,
-    shift_error_mm,
-    shift_loss,
-)
+from policies.seeing import SeeingConfig, SeeingPolicy, SeeingTransformer, planned_shift
+from policies.sight import Seen, corrected, shift_error_mm, shift_loss
+from policies.sight_batch import GIVEN, SHIFT
 
 
 @dataclass(frozen=True)

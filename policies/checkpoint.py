@@ -22,9 +22,20 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 CONFIG, MODEL, STATS, CARD = "config.json", "model.safetensors", "stats.json", "README.md"
-#: The weights that ship with the project.
-SHIPPED = Path(__file__).parent / "weights" / "point"
+_WEIGHTS = Path(__file__).parent / "weights"
+#: The shipped policies by name. ``point`` needs no camera; ``refiner`` sees, and moves with it.
+SHIPPED_POLICIES = {name: _WEIGHTS / name for name in ("point", "refiner")}
+SHIPPED_POINT = SHIPPED_POLICIES["point"]
+#: The one that is used when nothing is said.
+SHIPPED = SHIPPED_POINT
 _AGAIN = "train one with `embodied train policy`, name its folder, or restore the shipped weights"
+
+
+def folder_of(policy: Path | str | None) -> Path:
+    """Where a policy lies: None is the shipped one, a shipped one may be called by its name."""
+    if policy is None:
+        return SHIPPED
+    return SHIPPED_POLICIES.get(str(policy), Path(policy))
 
 
 def save_point(folder: Path, network: PointNetwork, *, card: str, made: Mapping[str, Any]) -> None:
@@ -55,7 +66,7 @@ def save(folder: Path, kind: str, network: nn.Module, *, card: str, made: Mappin
 
 def read_config(folder: Path | str | None = None) -> dict[str, Any]:
     """The parsed ``config.json`` of a checkpoint (None: the shipped one). Raises ``CheckpointError``."""
-    folder = SHIPPED if folder is None else Path(folder)
+    folder = folder_of(folder)
     if not folder.is_dir():
         raise CheckpointError(f"there is no policy folder {folder}; {_AGAIN}")
     for name in (CONFIG, MODEL):
@@ -87,7 +98,7 @@ def load_point_network(folder: Path | str | None = None) -> PointNetwork:
 
 def load_network(folder: Path | str | None = None) -> nn.Module:
     """The network saved in ``folder`` (None: the shipped one). Raises ``CheckpointError`` naming what is wrong."""
-    folder = SHIPPED if folder is None else Path(folder)
+    folder = folder_of(folder)
     config = read_config(folder)
 
     from safetensors import SafetensorError

@@ -22,15 +22,14 @@ import numpy as np
 
 from hardware.arm_spec import ArmSpec
 from hardware.errors import CheckpointError
-from hardware.robot import Observation
 from policies.dagger import Turns
-from policies.data import PICTURE_STRIDE, SHARD, Demo, Film, Float, Pictures, load_shard, save_shard
+from policies.data import PICTURE_STRIDE, SHARD, Demo, Float, load_shard, save_shard
 from policies.goal import SKILLS, Goal, Skill
-from policies.images import MARGIN_PX, Picture, View, look_at
+from policies.images import View
+from policies.looks import PictureKeeper, still_looks
 from policies.policy import Policy
 from policies.randomization import (
     LIGHT,
-    VISIBLE,
     Level,
     Randomization,
     level,
@@ -107,7 +106,7 @@ def demonstrate(
         return None
     goal, start = begun
     told = _told(goal, rng, randomization)
-    camera = PictureKeeper(stage, skill, told.point, views) if views else None
+    camera = PictureKeeper(stage, episode, told.point, views) if views else None
     noise = CALM if rng.random() < randomization.calm.share else Noise()
     disturb = noise.source(rng)
     steer = None
@@ -121,8 +120,8 @@ def demonstrate(
         observation = robot.observe()
         move = expert.act(observation)
         rows.append((observation.q, observation.command, move.target, move.done))
-        if camera is not None and (step % PICTURE_STRIDE == 0 or policy is not None):
-            observation = camera.see(observation, step)
+        if camera is not None and (step % PICTURE_STRIDE == 0 or (policy is not None and policy.cameras)):
+            observation = camera.see(observation, step if step % PICTURE_STRIDE == 0 else None)
         done_for = done_for + 1 if move.done else 0
         if done_for >= DWELL_STEPS:
             break
@@ -136,37 +135,6 @@ def demonstrate(
     use = np.ones(len(q)) if success else 1.0 - done
     pictures = None if camera is None else camera.pictures()
     return Demo(skill, 0, q, command, target, done.astype(np.float64), use, told.point, told.to, pictures)
-
-
-class PictureKeeper:
-    """Keeps what the cameras see of an episode, as crops around where the picture has the goal point."""
-
-    def __init__(self, stage: WornStage, skill: Skill, point: Float, views: Sequence[View]) -> None:
-        self._views, self._rows = tuple(views), list[int]()
-        self._images: dict[str, list[Picture]] = {view.camera: [] for view in views}
-        front = next((view.camera for view in views if view.kind == "patch"), None)
-        self.seen, self.eye = point.copy(), np.array([0.0, 0.0, 1.0])
-        if front is not None:
-            self.eye = stage.eyes(views, point).believed(front).T_base_camera[:3, 3].copy()
-            if skill in VISIBLE:
-                self.seen = stage.pointed(point, front)
-        #: (3,) m: how far calibration alone puts the point off.
-        self.off = self.seen - point
-        self._eyes = stage.eyes(views, self.seen)
-
-    def see(self, observation: Observation, step: int) -> Observation:
-        """The observation with a fresh picture of each camera; every second step's are kept."""
-        frames = self._eyes.frames(tuple(self._images))
-        if step % PICTURE_STRIDE == 0:
-            self._rows.append(step)
-            for view in self._views:
-                self._images[view.camera].append(look_at(frames[view.camera], view, self.seen, margin_px=MARGIN_PX))
-        return replace(observation, frames=frames)
-
-    def pictures(self) -> Pictures:
-        """What was kept."""
-        images = {name: Film.of(kept) for name, kept in self._images.items()}
-        return Pictures(np.array(self._rows), images, self.seen, self.eye)
 
 
 def begin(
@@ -198,14 +166,21 @@ def collect(
     policy: Policy | None = None,
     randomization: Randomization = LIGHT,
     views: Sequence[View] = (),
+    still: bool = False,
 ) -> list[Demo]:
-    """Demonstrations ``first`` to ``first + n - 1`` of a skill. Raises ``CheckpointError`` if the expert keeps failing."""
+    """Demonstrations ``first`` to ``first + n - 1`` of a skill; ``still``: looks at scenes in which nothing moves.
+
+    Raises ``CheckpointError`` if the expert keeps failing.
+    """
     stage = _stage()
     demos = []
     for index in range(first, first + n):
         for attempt in range(MAX_ATTEMPTS):
             rng = np.random.default_rng((seed, round_, SKILLS.index(skill), index, attempt))
-            demo = demonstrate(stage, skill, rng, policy=policy, randomization=randomization, views=views)
+            if still:
+                demo: Demo | None = still_looks(stage, skill, rng, randomization=randomization, views=views)
+            else:
+                demo = demonstrate(stage, skill, rng, policy=policy, randomization=randomization, views=views)
             if demo is not None:
                 demos.append(replace(demo, seed=index))
                 break
@@ -236,6 +211,7 @@ class _Job:
     policy_folder: Path | None
     randomization: Level = "light"
     views: tuple[View, ...] = ()
+    still: bool = False
 
 
 def collect_shards(
@@ -251,22 +227,25 @@ def collect_shards(
     randomization: Level = "light",
     views: Sequence[View] = (),
     kind: str = "point",
+    still: bool = False,
 ) -> list[Demo]:
     """All demonstrations of a round: those missing are collected, shard by shard, the others read from ``data``.
 
-    Round 0 is the experts' own; later rounds need ``policy_folder``, the checkpoint that is corrected, and its ``kind``.
-    Raises ``CheckpointError`` if ``data`` cannot be written or an expert keeps failing.
+    Round 0 is the experts' own, or ``still`` looks. Later rounds need ``policy_folder``, the checkpoint that is corrected,
+    and its ``kind``. Raises ``CheckpointError`` if ``data`` cannot be written or an expert keeps failing.
     """
     from rich.console import Console as RichConsole
     from rich.progress import Progress
 
-    folder = data / shard_folder(round_, randomization, views, kind)
+    folder = data / shard_folder(round_, randomization, views, kind, still=still)
     jobs = []
     for skill in skills:
         for number, first in enumerate(range(0, per_skill, SHARD)):
             count = min(SHARD, per_skill - first)
             path = folder / f"seed{seed}-{skill}-{number:04d}-{count}.npz"
-            jobs.append(_Job(path, skill, first, count, seed, round_, policy_folder, randomization, tuple(views)))
+            jobs.append(
+                _Job(path, skill, first, count, seed, round_, policy_folder, randomization, tuple(views), still)
+            )
     missing = [job for job in jobs if not job.path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -282,9 +261,9 @@ def collect_shards(
     return [demo for job in jobs for demo in load_shard(job.path)]
 
 
-def shard_folder(round_: int, randomization: Level, views: Sequence[View], kind: str) -> str:
+def shard_folder(round_: int, randomization: Level, views: Sequence[View], kind: str, *, still: bool = False) -> str:
     """Where a round's demonstrations lie: what differs in kind must not be taken for one another."""
-    words = ["demos"] if round_ == 0 else [f"round{round_}", *([kind] if kind != "point" else [])]
+    words = ["looks" if still else "demos"] if round_ == 0 else [f"round{round_}", *([kind] if kind != "point" else [])]
     if views or randomization != "light":
         words.append(randomization)
     return "-".join([*words, *(f"{view.camera}{view.pixels}" for view in views)])
@@ -306,7 +285,7 @@ def _work(job: _Job) -> None:
     policy = None if job.policy_folder is None else _policy(job.policy_folder, job.round_)
     demos = collect(
         job.skill, job.count, job.seed, first=job.first, round_=job.round_, policy=policy,
-        randomization=level(job.randomization), views=job.views,
+        randomization=level(job.randomization), views=job.views, still=job.still,
     )  # fmt: skip
     save_shard(job.path, demos)
 

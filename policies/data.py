@@ -7,8 +7,8 @@ stopped.
 
     <data>/demos/seed0-pick-0003-25.npz        q (N, 6), command (N, 6), target (N, 6), done (N,), use (N,)
                                                length (E,), goal (E, 3), to (E, 3), seed (E,), skill, format
-    with pictures, also                        rows (K,), shown (E,), seen (E, 3), eye (E, 3), and of each camera
-                                               film_front (bytes), length_front (K,), shape_front (3,)
+    with pictures, also                        rows (K,), shown (E,), seen (E, 3), aim (K, 3), and of each camera
+                                               film_front (bytes), length_front (K,), shape_front (3,), eye_front (K, 3)
 
 Pictures are kept of every second step only: neighbours look alike, and pictures take time. They are small and compressed
 without loss (measured: 88 x 88 pixels in 1.3 kB, unpacked in 40 us), in memory too, so that a laptop holds thousands of
@@ -31,13 +31,13 @@ from hardware.errors import CheckpointError
 from policies.goal import SKILLS, Skill
 
 Float = NDArray[np.float64]
-FORMAT = 1
+FORMAT = 2
 #: Demonstrations per file.
 SHARD = 25
 #: A picture is stored of every so many control steps.
 PICTURE_STRIDE = 2
 _ROWS = ("q", "command", "target", "done", "use")
-_FILM = "film_"
+_FILM, _EYE = "film_", "eye_"
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,10 @@ class Pictures:
     """What the cameras saw during a demonstration, K of its steps."""
 
     rows: NDArray[np.int64]  # (K,) steps
-    images: Mapping[str, Film]  # by camera, K pictures; patches with their margin, see policies/images.py
-    seen: Float  # (3,) m: where the goal point lies according to the picture and the calibration; middle of the patches
-    eye: Float  # (3,) m: where the patches' camera is believed to stand
+    images: Mapping[str, Film]  # by camera, K patches with their margin, see policies/images.py
+    eyes: Mapping[str, Float]  # by camera (K, 3) m: where it is believed to be
+    seen: Float  # (3,) m: where the goal point lies according to front picture and calibration; middle of the patches
+    aim: Float  # (K, 3) m: where the arm must believe the goal point to be, to reach it
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ def _picture_arrays(demos: Sequence[Demo]) -> dict[str, NDArray[Any]]:
         "rows": np.concatenate([p.rows for p in shown]).astype(np.int64),
         "shown": np.array([len(p.rows) for p in shown]),
         "seen": np.stack([p.seen for p in shown]),
-        "eye": np.stack([p.eye for p in shown]),
+        "aim": np.concatenate([p.aim for p in shown]),
     }
     for camera, film in shown[0].images.items():
         frames = [frame for p in shown for frame in p.images[camera].frames]
@@ -127,6 +128,7 @@ def _picture_arrays(demos: Sequence[Demo]) -> dict[str, NDArray[Any]]:
             _FILM + camera: np.frombuffer(b"".join(frames), np.uint8),
             "length_" + camera: np.array([len(frame) for frame in frames]),
             "shape_" + camera: np.array(film.shape),
+            _EYE + camera: np.concatenate([p.eyes[camera] for p in shown]),
         }
     return arrays
 
@@ -148,8 +150,9 @@ def _pictures(stored: Mapping[str, NDArray[Any]]) -> list[Pictures | None]:
         Pictures(
             rows=stored["rows"][end - count : end],
             images={name: Film(shape, tuple(frames[end - count : end])) for name, (shape, frames) in films.items()},
+            eyes={name: stored[_EYE + name][end - count : end] for name in films},
             seen=stored["seen"][index],
-            eye=stored["eye"][index],
+            aim=stored["aim"][end - count : end],
         )
         for index, (end, count) in enumerate(zip(ends, stored["shown"], strict=True))
     ]
@@ -240,10 +243,16 @@ class DemoSet:
         """The pictures (B, P, P, 3) of rows that were drawn."""
         return np.stack([self._shown[self.episode[row]].images[camera][self._picture[row]] for row in rows])
 
+    def eyes(self, rows: NDArray[np.int64], camera: str) -> NDArray[np.float32]:
+        """Of each row: where a camera is believed to be (B, 3), m."""
+        shown = [self._shown[self.episode[row]].eyes[camera][self._picture[row]] for row in rows]
+        return np.stack(shown).astype(np.float32)
+
     def seen(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Of each row: where the picture has the goal point (B, 3), and where the camera is believed to stand (B, 3), m."""
+        """Of each row: where the front picture has the goal point, and where the arm must aim to reach it, (B, 3) m each."""
         shown = [self._shown[episode] for episode in self.episode[rows]]
-        return np.stack([p.seen for p in shown]).astype(np.float32), np.stack([p.eye for p in shown]).astype(np.float32)
+        aim = [pictures.aim[which] for pictures, which in zip(shown, self._picture[rows], strict=True)]
+        return np.stack([p.seen for p in shown]).astype(np.float32), np.stack(aim).astype(np.float32)
 
 
 def _all_pictures(demos: Sequence[Demo]) -> list[Pictures]:

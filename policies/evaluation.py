@@ -231,10 +231,10 @@ def run_shape(stage: WornStage, runtime: PolicyRuntime, shape: Shape, index: int
 
 
 def _robot(stage: WornStage, policy: Policy, goal: Goal) -> Robot:
-    """The robot, with cameras as far as the policy wants any; only what it looks at is drawn."""
-    if not policy.cameras:
+    """The robot, with cameras if the policy looks through any; only what it looks at is drawn."""
+    views = getattr(policy, "views", VIEWS if policy.cameras else ())
+    if not views:
         return stage.robot
-    views = getattr(policy, "views", VIEWS)
     known = {view.camera for view in views}
     unknown = [name for name in policy.cameras if name not in known]
     if unknown:

@@ -24,18 +24,9 @@ from torch.nn import functional
 
 from hardware.arm_spec import SO101, ArmSpec
 from policies.point import CHUNK, DONE, RAW
-from policies.sight import (
-    GIVEN,
-    SHIFT,
-    SeeingConfig,
-    SeeingPolicy,
-    SeeingTransformer,
-    Seen,
-    corrected,
-    planned_shift,
-    shift_error_mm,
-    shift_loss,
-)
+from policies.seeing import SeeingConfig, SeeingPolicy, SeeingTransformer, planned_shift
+from policies.sight import Seen, corrected, shift_error_mm, shift_loss
+from policies.sight_batch import GIVEN, SHIFT
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
-"""What a seeing policy looks at: small pictures cut out of camera frames.
+"""What a seeing policy looks at: maps of the table around a point, cut out of camera frames.
 
-    patch   a square of the table around the planner's point, seen straight from above: the plane through the point is
-            projected into the frame and the frame is warped onto it. A pixel is the same length everywhere and for every
-            camera, so an error of the point is a shift of the patch, and rows and columns are x and y of the base frame.
-    whole   the frame made small; for a camera that rides on the wrist.
+A patch is a square of the table around the point, seen straight from above: the plane through the point is projected into
+the frame and the frame is warped onto it. A pixel is the same length everywhere and for every camera, one on the wrist
+included, so an error of the point is a shift of the patch, and rows and columns are x and y of the base frame. Things that
+stand up lean away from the camera, as on an aerial photograph.
 
 Policies crop whatever frame they are given. In simulation a full frame costs tens of milliseconds to draw, so ``Eyes``
 draws only the window that a patch needs; a window is an ordinary ``Frame`` with the intrinsics of that window.
@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -35,21 +35,22 @@ Picture = NDArray[np.uint8]  # (H, W, 3) RGB
 
 #: Length of a patch's pixel. At 2.5 mm the smallest object is 9 pixels wide, and a shift of a millimetre still shows.
 PIXEL_M = 0.0025
+#: Side (pixels) of the frame that is drawn of a wrist camera: it comes so near that a window would be most of it.
+WRIST_PX = 80
 #: Pixels kept around a patch when demonstrations are stored: training moves the point by up to so many pixels (45 mm).
 MARGIN_PX = 18
 
 
 @dataclass(frozen=True)
 class View:
-    """One picture that a policy looks at."""
+    """A patch that a policy looks at, through one camera."""
 
     camera: str
-    kind: Literal["patch", "whole"]
     pixels: int
 
     @property
     def side_m(self) -> float:
-        """Side of a patch on the table."""
+        """Side of the patch on the table."""
         return self.pixels * PIXEL_M
 
     def to_json(self) -> dict[str, Any]:
@@ -57,23 +58,19 @@ class View:
         return asdict(self)
 
 
-#: 13 cm of the table around the point through the front camera, and the wrist camera's picture.
-VIEWS: tuple[View, ...] = (View("front", "patch", 52), View("wrist", "whole", 64))
+#: 13 cm of the table around the point, through the front and the wrist camera.
+VIEWS: tuple[View, ...] = (View("front", 52), View("wrist", 52))
 
 
 def look_at(frame: Frame, view: View, point: Float, *, margin_px: int = 0) -> Picture:
-    """What a view shows of a frame, (P, P, 3) with P = ``view.pixels`` plus twice the margin; the margin is for patches."""
-    if view.kind == "whole":
-        size = (view.pixels, view.pixels)
-        shrinks = frame.rgb.shape[0] > view.pixels
-        return np.asarray(cv2.resize(frame.rgb, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR))
+    """What a view shows of a frame around ``point``, (P, P, 3) with P = ``view.pixels`` plus twice the margin."""
     return patch(frame, point, view.pixels + 2 * margin_px)
 
 
 def patch(frame: Frame, point: Float, pixels: int) -> Picture:
     """The square of the horizontal plane through ``point`` (3,) around it, (pixels, pixels, 3); x grows down, y to the right.
 
-    Where the frame ends its border is repeated. Black if the camera stands so that it cannot see the plane.
+    Black where the frame ends, and all of it if the camera stands so that it cannot see the plane.
     """
     corners = frame.model.project(_corners(point, pixels * PIXEL_M))  # (4, 2)
     if not np.all(np.isfinite(corners)):
@@ -87,7 +84,7 @@ def patch(frame: Frame, point: Float, pixels: int) -> Picture:
     # OpenCV counts from the middle of the first pixel, we from its corner.
     turn = cv2.getPerspectiveTransform(onto - 0.5, corners.astype(np.float32) - 0.5)
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    return np.asarray(cv2.warpPerspective(rgb, turn, (pixels, pixels), flags=flags, borderMode=cv2.BORDER_REPLICATE))
+    return np.asarray(cv2.warpPerspective(rgb, turn, (pixels, pixels), flags=flags, borderMode=cv2.BORDER_CONSTANT))
 
 
 def _corners(point: Float, side_m: float) -> Float:
@@ -164,12 +161,12 @@ class Eyes:
 
         world = self._robot.world
         true, believed = world.camera_model(view.camera), self.believed(view.camera)
-        if view.kind == "patch":
+        if world.camera(view.camera).mount == "wrist":
+            k = true.intrinsics
+            part = (0.0, 0.0, float(k.width), float(k.height), WRIST_PX / max(k.width, k.height))
+        else:
             pixels = view.pixels + 2 * MARGIN_PX
             part = window(believed, self._point, pixels * PIXEL_M, pixels)
-        else:
-            k = true.intrinsics
-            part = (0.0, 0.0, float(k.width), float(k.height), view.pixels / max(k.width, k.height))
         true, believed = cut_out(true, part), cut_out(believed, part)
         size = true.intrinsics.width * true.intrinsics.height
         wanted = rendering.Wanted(shadow=world.scene.look.shadow)

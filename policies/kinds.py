@@ -22,14 +22,15 @@ if TYPE_CHECKING:
 
     Batch = dict[str, Tensor]
 
-KindName = Literal["point", "act", "flow"]
+#: Those that are trained by imitation.
+KindName = Literal["point", "refiner", "act", "flow"]
 
 
 @dataclass(frozen=True)
 class Kind:
     """One kind of policy."""
 
-    name: KindName
+    name: KindName | Literal["actor"]
     title: str  # of the model card
     sees: str  # one sentence for the model card
     limits: str
@@ -39,6 +40,8 @@ class Kind:
     batch: Callable[[TrainConfig, DemoSet, np.random.Generator], Batch]
     policy: Callable[[Any], Policy]
     views: Callable[[TrainConfig], tuple[View, ...]]
+    #: Whether it learns how to move; if not, its first data are looks at still scenes instead of demonstrations.
+    moves: bool = True
 
 
 def kind(name: str) -> Kind:
@@ -63,8 +66,8 @@ def _point() -> Kind:
 
 
 _SEES = (
-    "It sees joint states, their short history, a skill name, goal points, a picture of the table around the point from the "
-    "front camera and the wrist camera's picture; nothing of the simulator."
+    "It sees joint states, their short history, a skill name, goal points, and the table around the point through the front "
+    "and the wrist camera; nothing of the simulator."
 )
 _SEEING_LIMITS = (
     "A bare spot on the table looks like any other: an error of the point there cannot be seen, and nor can one of more than "
@@ -72,9 +75,28 @@ _SEEING_LIMITS = (
 )
 
 
+def _refiner() -> Kind:
+    from policies.point import PointConfig
+    from policies.refiner import RefinerConfig, RefinerNetwork, RefinerPolicy, new_refiner, refiner_loss
+    from policies.sight_batch import seeing_batch
+
+    def batch(config: TrainConfig, data: DemoSet, rng: np.random.Generator) -> Batch:
+        return seeing_batch(data, rng, config.batch, config.views, config.randomized)
+
+    def load_network(fields: Mapping[str, Any]) -> nn.Module:
+        point = PointConfig(**{**fields["point"], "skills": tuple(fields["point"]["skills"])})
+        return RefinerNetwork(RefinerConfig(**{**_views(fields), "point": point}))
+
+    return Kind(
+        "refiner", "Refiner policy", _SEES, _SEEING_LIMITS,
+        lambda config: new_refiner(config.mover, config.backbone, config.views), load_network, refiner_loss, batch,
+        RefinerPolicy, lambda config: config.views, moves=False,
+    )  # fmt: skip
+
+
 def _act() -> Kind:
     from policies.act import ActConfig, ActNetwork, ActPolicy, act_loss
-    from policies.sight import seeing_batch
+    from policies.sight_batch import seeing_batch
 
     def new_network(config: TrainConfig) -> nn.Module:
         return ActNetwork(ActConfig(backbone=config.backbone, views=config.views))
@@ -84,7 +106,7 @@ def _act() -> Kind:
             data,
             rng,
             config.batch,
-            ActConfig(views=config.views),
+            config.views,
             config.randomized,
             joint_noise_rad=config.joint_noise_rad,
         )
@@ -99,7 +121,7 @@ def _flow() -> Kind:
     import torch
 
     from policies.flow import FlowConfig, FlowNetwork, FlowPolicy, add_noise, flow_loss
-    from policies.sight import seeing_batch
+    from policies.sight_batch import seeing_batch
 
     def new_network(config: TrainConfig) -> nn.Module:
         return FlowNetwork(FlowConfig(backbone=config.backbone, views=config.views))
@@ -109,7 +131,7 @@ def _flow() -> Kind:
             data,
             rng,
             config.batch,
-            FlowConfig(views=config.views),
+            config.views,
             config.randomized,
             joint_noise_rad=config.joint_noise_rad,
         )
@@ -128,5 +150,17 @@ def _views(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {**fields, "views": tuple(View(**view) for view in fields["views"])}
 
 
+def _actor() -> Kind:
+    from policies.rl.actor import actor_kind
+
+    return actor_kind()
+
+
 #: Made when asked for: the networks need torch.
-KINDS: dict[str, Callable[[], Kind]] = {"point": _point, "act": _act, "flow": _flow}
+KINDS: dict[str, Callable[[], Kind]] = {
+    "point": _point,
+    "refiner": _refiner,
+    "act": _act,
+    "flow": _flow,
+    "actor": _actor,
+}

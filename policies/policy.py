@@ -34,7 +34,11 @@ class Policy(Protocol):
 
     name: str
     control_hz: float
-    cameras: tuple[str, ...]  # the frames it wants in each observation
+
+    @property
+    def cameras(self) -> tuple[str, ...]:
+        """The frames it wants in the next observation; may change from step to step."""
+        ...
 
     def reset(self) -> None:
         """Forget everything; a new skill begins."""

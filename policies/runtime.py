@@ -143,7 +143,8 @@ class PolicyRuntime:
         blender = ChunkBlender(self.options)
         done_in_a_row = rejected_in_a_row = 0
         for index in range(limit):
-            observation = robot.observe(self.policy.cameras)
+            # A policy may want more cameras than there are; what it cannot do without it says itself.
+            observation = robot.observe([name for name in self.policy.cameras if name in robot.camera_names])
             chunk = self.policy.act(observation, goal)
             done_in_a_row = done_in_a_row + 1 if chunk.done > self.options.done_threshold else 0
             if done_in_a_row >= self.options.done_steps:

@@ -35,7 +35,7 @@ from policies.evaluation import SuiteName
 from policies.goal import SKILLS, Skill
 from policies.images import VIEWS, View
 from policies.kinds import KindName, kind
-from policies.randomization import Level, Randomization, level
+from policies.randomization import VISIBLE, Level, Randomization, level
 from policies.team import Team, mixed
 
 if TYPE_CHECKING:
@@ -64,6 +64,8 @@ class Recipe:
 
 RECIPES: dict[KindName, Recipe] = {
     "point": Recipe(300, 1, 100, 8000, 6000, 512, "light"),
+    # Per skill 400 scenes, each looked at four times, then episodes in which it corrects itself.
+    "refiner": Recipe(400, 2, 40, 3000, 2000, 96, "full"),
     # Measured on one core: 0.4 s a demonstration with pictures, 240 rows a second in training.
     "act": Recipe(250, 2, 60, 8000, 4000, 64, "full"),
     "flow": Recipe(250, 2, 60, 8000, 4000, 64, "full"),
@@ -79,11 +81,12 @@ class TrainConfig:
     data: Path = Path("data/policy")
     """Folder for demonstrations; those already there are used again."""
     policy: KindName = "point"
-    """point: joints and goal points only, small and fast. act, flow: also camera pictures, which correct wrong points."""
+    """point: joints and goal points only, small and fast. refiner: a point policy and an eye that corrects wrong points.
+    act, flow: pictures and motion in one network."""
     skills: tuple[Skill, ...] = SKILLS
     """Which skills to learn."""
     demos: int = RECIPE
-    """Demonstrations per skill. This and the next five: -1 is the usual number for the policy chosen."""
+    """Demonstrations per skill (refiner: scenes). This and the next five: -1 is the usual number for the policy chosen."""
     rounds: int = RECIPE
     """Rounds of correction (DAgger) after imitation."""
     corrections: int = RECIPE
@@ -98,6 +101,8 @@ class TrainConfig:
     """light: nearly the nominal arm. full: everything in policies/randomization.py. Empty: the policy's usual."""
     start: Path | None = None
     """Checkpoint folder of the same kind to start from, instead of from nothing."""
+    mover: Path | None = None
+    """refiner: checkpoint folder of the point policy that moves; without it the shipped one."""
     learning_rate: float = 1e-3
     """Peak learning rate; it rises over 200 steps and falls to a fiftieth along a cosine."""
     weight_decay: float = 1e-3
@@ -113,9 +118,9 @@ class TrainConfig:
     layers: int = 3
     """Hidden layers of the network (point)."""
     backbone: str = "small"
-    """What looks at pictures (act, flow): small, residual, or one registered in policies/backbones.py."""
+    """What looks at pictures (refiner, act, flow): small, residual, or one registered in policies/backbones.py."""
     views: Annotated[tuple[View, ...], tyro.conf.Suppress] = VIEWS
-    """The pictures (act, flow)."""
+    """The pictures (refiner, act, flow)."""
     evaluate: int = 100
     """Episodes per skill of the evaluation at the end; 0 leaves it out."""
     suites: tuple[SuiteName, ...] = ("skills",)
@@ -253,13 +258,15 @@ class _Learner:
     def _collect(self, round_: int, episodes: int, folder: Path | None) -> list[Demo]:
         from policies.collect import collect_shards
 
-        config = self.config
+        config, of = self.config, kind(self.config.policy)
+        # Who only looks learns nothing from a skill that has nothing to see.
+        skills = [skill for skill in config.skills if of.moves or skill in VISIBLE]
 
         def collected() -> list[Demo]:
             return collect_shards(
-                config.data, config.skills, episodes, seed=config.seed, round_=round_, policy_folder=folder,
+                config.data, skills, episodes, seed=config.seed, round_=round_, policy_folder=folder,
                 workers=config.workers, console=self.console, randomization=level_name(config),
-                views=kind(config.policy).views(config), kind=config.policy,
+                views=of.views(config), kind=config.policy, still=round_ == 0 and not of.moves,
             )  # fmt: skip
 
         # One process collects, the others find everything there.
@@ -446,7 +453,7 @@ def finish(config: TrainConfig, state: TrainState, *, console: Console) -> dict[
     """Save, evaluate, and save again with the measured figures in the card."""
     from policies.evaluation import EvalConfig, evaluate
 
-    kept_out = ("out", "data", "resume", "start", "views")  # folders of the machine that trained it
+    kept_out = ("out", "data", "resume", "start", "mover", "views")  # folders of the machine that trained it
     made: dict[str, Any] = {
         "command": command_line(),
         "config": {key: value for key, value in asdict(config).items() if key not in kept_out},
@@ -497,8 +504,8 @@ def model_card(config: TrainConfig, made: dict[str, Any], *results: dict[str, An
         "",
         f"    {made['command']}",
         "",
-        f"- seed {config.seed}; {config.demos} demonstrations per skill from scripted experts in simulation, with injected "
-        f"noise; randomisation `{config.randomization}` of policies/randomization.py",
+        f"- seed {config.seed}; {config.demos} {'demonstrations' if of.moves else 'still scenes'} per skill in simulation; "
+        f"randomisation `{config.randomization}` of policies/randomization.py",
         f"- {config.updates} gradient steps, then {config.rounds} rounds of {config.corrections} corrected episodes per "
         f"skill and {config.round_updates} steps each, in {made['train_seconds']} s (demonstrations that were already "
         "there not counted)",

@@ -88,6 +88,7 @@ class SimRobot:
         self.world.close()
 
     def _measured(self) -> Float:
+        _ = self.world.client  # a closed world says so in words; the physics engine would not
         return self.world.arm_q() + self._offset
 
     def _to_true(self, command: Float) -> list[float]:

@@ -281,6 +281,10 @@ class EmulatedRobot:
         """Release a latched fault."""
         self.arm.reset_fault()
 
+    def disable(self) -> None:
+        """Make every joint limp; see ``SerialArm.disable``."""
+        self.arm.disable()
+
     def close(self) -> None:
         """Make the servos limp and let the port vanish; the world stays. Safe to call twice."""
         try:

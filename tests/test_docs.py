@@ -54,7 +54,11 @@ def test_documented_command_exists(page: str, words: list[str]) -> None:
     elif words[0] == "embodied":
         # Two-word commands (`eval policy`) are those whose first word's help lists the second.
         subcommands = words[1:2]
-        if words[2:] and re.fullmatch(r"[a-z]+", words[2]) and words[1] in {"data", "eval", "robot", "train"}:
+        if (
+            words[2:]
+            and re.fullmatch(r"[a-z]+", words[2])
+            and words[1] in {"camera", "data", "eval", "policy", "robot", "train"}
+        ):
             subcommands = words[1:3]
         text = _help_of(*subcommands)
         for option in (word for word in words if word.startswith("--")):

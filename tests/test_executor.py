@@ -305,3 +305,62 @@ def test_a_folder_that_cannot_be_written_is_found_before_anything_moves(tmp_path
     for parent in (tmp_path / "file" / "runs", Path("/proc/runs")):
         with pytest.raises(EmbodiedError, match="cannot write to the output folder"):
             agent(Plan(calls=(Home(),))).run("go home", out=parent)
+
+
+@dataclass
+class Doubter(Answers):
+    """Answers questions about pictures with the probabilities in ``beliefs``, then with yes."""
+
+    beliefs: list[float] = field(default_factory=list)
+    questions: list[str] = field(default_factory=list)
+
+    def verify(self, question: str, frame: Frame) -> float:
+        self.questions.append(question)
+        return self.beliefs.pop(0) if self.beliefs else 1.0
+
+
+#: Where the red cube lies after it missed the bowl.
+ASIDE = Pick(object="red cube", point=at(0.16, 0.08))
+
+
+def _looking(beliefs: list[float], answer: Plan | None = None) -> tuple[Executor, Runner, Doubter, list[Event]]:
+    robot, runner = StillRobot(), Runner()
+    planner = Doubter(answer or Plan(calls=(ASIDE,)), beliefs=beliefs)
+    run, events = executor(robot, runner, planner=planner, options=ExecutorOptions(verify=True))
+    return run, runner, planner, events
+
+
+def test_what_the_picture_does_not_show_is_picked_up_and_put_down_again() -> None:
+    run, runner, planner, events = _looking([0.02])
+    execution = run.run(Plan(calls=(PICK, BOWL)), frame(run.robot))  # type: ignore[arg-type]
+    assert execution.completed
+    assert [goal.skill for goal in runner.goals] == ["pick", "bowl", "pick", "bowl"]
+    assert planner.questions == ["is the red cube in the blue bowl?"] * 2
+    assert [event.data["yes"] for event in events if event.kind == "look"] == [0.02, 1.0]
+
+
+def test_a_faint_doubt_or_a_planner_without_the_job_changes_nothing() -> None:
+    run, runner, _, _ = _looking([0.4])
+    assert run.run(Plan(calls=(PICK, BOWL)), frame(run.robot)).completed  # type: ignore[arg-type]
+    assert len(runner.goals) == 2
+    robot, runner = StillRobot(), Runner()
+    plain, events = executor(robot, runner, planner=Answers(Plan(calls=(PICK,))), options=ExecutorOptions(verify=True))
+    assert plain.run(Plan(calls=(PICK, BOWL)), frame(robot)).completed
+    assert [event.data["yes"] for event in events if event.kind == "look"] == [None]
+
+
+def test_looking_gives_up_after_the_retries_and_when_the_object_is_not_seen() -> None:
+    run, runner, _, _ = _looking([0.0] * 9)
+    run.run(Plan(calls=(PICK, BOWL)), frame(run.robot))  # type: ignore[arg-type]
+    assert [goal.skill for goal in runner.goals].count("pick") == 1 + ExecutorOptions().retries
+    run, runner, _, _ = _looking([0.0] * 9, Plan(calls=(Refuse(reason="absent"),)))
+    execution = run.run(Plan(calls=(PICK, BOWL)), frame(run.robot))  # type: ignore[arg-type]
+    assert execution.completed and len(runner.goals) == 2
+
+
+def test_what_is_seen_where_it_was_put_stays_there_whatever_the_answer() -> None:
+    there = Pick(object="red cube", point=at(0.22, -0.10))
+    run, runner, planner, _ = _looking([0.0] * 9, Plan(calls=(there,)))
+    assert run.run(Plan(calls=(PICK, BOWL)), frame(run.robot)).completed  # type: ignore[arg-type]
+    assert [goal.skill for goal in runner.goals] == ["pick", "bowl"]
+    assert planner.asked == ["pick up the red cube"]

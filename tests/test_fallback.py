@@ -58,8 +58,17 @@ def test_the_first_planner_answers_and_nobody_else_is_asked() -> None:
         assert planner.plan("go home", FRAME) == Plan(calls=(Home(),))
     assert local.asked == planner.notes == []
     assert planner.used is planner.planners[0]
+    assert planner.last_usage is not None and planner.last_usage.requests == 1  # goes into the episode's log
     assert planner.name == "qwen3-vl at 127.0.0.1 + local"
     assert planner.usage.prompt_tokens == 1340
+
+
+def test_a_planner_that_keeps_no_count_leaves_none_in_the_log() -> None:
+    local = Local()
+    with LoopbackServer(status(500)) as server:
+        planner = chain(server, local, on_note=lambda note: None)
+        assert planner.plan("go home", FRAME) == MINE
+    assert planner.used is local and planner.last_usage is None
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from servo_line import Line
 
 from hardware import handshake
@@ -24,7 +22,6 @@ from hardware.emulator.chains import nominal
 from hardware.emulator.emulator import Emulator, Pace
 from hardware.errors import RobotError
 from hardware.handshake import HandshakeError
-from hardware.joint_map import JointMap
 from hardware.rig import Calibration, Rig, RigError, format_rig, load_rig, parse_rig, save_rig
 from hardware.robot import Arm, Robot
 from hardware.safety import Reason
@@ -33,6 +30,7 @@ from hardware.servo import registers
 from hardware.servo.bus import Bus
 from hardware.servo.port import BusError, PortLost, PortTaken
 from hardware.servo.registers import STS3215
+from hardware.supervisor import Level, Thresholds
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = np.array([0.01, 0.01, 0.01, 0.01, 0.01, 0.02])
@@ -105,7 +103,7 @@ def test_opening_moves_nothing_and_leaves_torque_off(emulator: Emulator) -> None
     with _open(emulator) as arm:
         for _ in range(5):
             arm.observe()
-            arm._loop.step()
+            arm.refresh()
         assert _torques(emulator) == [0] * 6 and not arm.engaged
     assert emulator.angles() == pytest.approx(before, abs=0.001)
 
@@ -297,8 +295,9 @@ def test_a_joint_outside_its_limits_is_not_energised(so101: Emulator) -> None:
         assert _torques(so101) == [0] * 6
 
 
-def test_park_goes_home_and_lets_go(so101: Emulator) -> None:
-    with _open(so101, profile="sim") as arm:
+@pytest.mark.parametrize("profile", ["default", "sim"])
+def test_park_goes_home_and_lets_go(so101: Emulator, profile: str) -> None:
+    with _open(so101, profile=profile) as arm:
         arm.act(arm.read())
         assert arm.park()
         assert arm.read() == pytest.approx(arm.spec.home, abs=0.06)
@@ -309,8 +308,8 @@ def test_a_leader_is_read_only() -> None:
     with Emulator("so101_leader", pace=Pace("stepped")) as emulator, _open(emulator) as arm:
         emulator.hold({"elbow_flex": 0.5})
         emulator.advance(0.5)
-        arm._loop.step()
-        arm._loop.step()
+        arm.refresh()
+        arm.refresh()
         assert arm.observe().q[2] == pytest.approx(0.5, abs=0.02)
         with pytest.raises(RobotError, match="leader arm"):
             arm.act(np.zeros(6))
@@ -332,7 +331,7 @@ def test_a_dead_servo_latches_and_reset_goes_on_from_where_the_arm_is(so101: Emu
         so101.heal()
         assert arm.act(target).reasons == (Reason.LATCHED,)  # answering again is no reset
         arm.reset_fault()
-        arm._loop.step()
+        arm.refresh()
         assert arm.fault is None
         assert arm.act(arm.read()).verdict in ("pass", "clamp")
         assert _torques(so101) == [1] * 6
@@ -344,7 +343,8 @@ def test_a_servo_fault_makes_that_joint_limp_and_reset_revives_it(emulator: Emul
         gripper = rig.joints["gripper"]
         gripper = gripper.model_copy(update={"settings": {**gripper.settings, "max_temperature": 40}})
         rig = rig.model_copy(update={"joints": {**rig.joints, "gripper": gripper}})
-    with _open(emulator, rig) as arm:
+    tolerant = Thresholds(max_temperature={6: 40.0}, warm_k=0.0, hot_k=0.0, grips=frozenset({6}))
+    with _open(emulator, rig, thresholds=tolerant) as arm:
         here = arm.read()
         arm.act(here)
         emulator.inject("overheat:gripper=41" if koch else "error.2:gripper")
@@ -358,7 +358,7 @@ def test_a_servo_fault_makes_that_joint_limp_and_reset_revives_it(emulator: Emul
         emulator.advance(25.0 if koch else 0.1)
         with _time_passes(emulator):  # a servo takes a while to restart
             arm.reset_fault()
-        arm._loop.step()
+        arm.refresh()
         for _ in range(3):
             applied = arm.act(arm.read())
         assert applied.verdict in ("pass", "clamp") and arm.fault is None, arm.fault
@@ -496,10 +496,119 @@ def test_cameras_are_passed_on(so101: Emulator) -> None:
             arm.observe(["wrist"])
 
 
+# ---- levels
+
+
+def test_stop_holds_and_a_second_press_makes_every_joint_limp(so101: Emulator) -> None:
+    with _open(so101) as arm:
+        target = arm.read()
+        arm.act(target)
+        arm.act(target + SMALL)
+        arm.stop()
+        held = _goals(arm)
+        for _ in range(3):
+            assert arm.act(target + 5 * SMALL).reasons == (Reason.LATCHED,)
+        assert _goals(arm) == held and arm.level is Level.HOLD and _torques(so101) == [1] * 6
+        assert "stop was pressed" in (arm.fault or "")
+        arm.stop()
+        assert arm.level is Level.LIMP and _torques(so101) == [0] * 6 and not arm.engaged
+        assert arm.act(target).verdict == "reject"
+        arm.reset_fault()
+        assert arm.level is Level.RUN and arm.act(arm.read()).verdict != "reject"
+
+
+def test_limp_reaches_the_others_when_one_does_not_answer(so101: Emulator) -> None:
+    with _open(so101) as arm:
+        arm.act(arm.read())
+        so101.inject("mute:elbow_flex")
+        arm._bus.latency_s = 0.01
+        arm.stop()
+        arm.stop()
+        assert _torques(so101) == [0] * 6  # the mute one hears well
+        so101.heal()
+        for _ in range(12):  # it is asked again until it says so
+            arm.refresh()
+        assert not arm.engaged
+
+
+def test_a_warm_servo_slows_the_arm_and_a_hot_one_sends_it_to_rest(so101: Emulator) -> None:
+    with _open(so101, profile="sim") as arm:
+        q = arm.read()
+        arm.act(q)
+        so101.inject("overheat:elbow=61")
+        so101.advance(8.0)
+        arm.act(q)
+        assert arm.level is Level.SLOW and arm.fault is None
+        before = arm.observe().command
+        arm.act(q + np.array([0.2, 0, 0, 0, 0, 0]))
+        assert arm.observe().command[0] - before[0] == pytest.approx(0.5 * arm.limits.velocity[0] / arm.control_hz)
+        so101.heal()
+        so101.inject("overheat:elbow=66")
+        so101.advance(2.0)
+        for _ in range(90):
+            arm.act(q)
+            if not arm.engaged:
+                break
+        assert arm.level is Level.PARK and "elbow_flex is at 6" in (arm.fault or "")
+        assert arm.read() == pytest.approx(arm.spec.home, abs=0.06) and _torques(so101) == [0] * 6
+        with pytest.raises(RobotError, match="let it cool to 60 °C"):
+            arm.reset_fault()
+
+
+def test_a_hold_that_lasts_ends_at_rest_and_limp(so101: Emulator) -> None:
+    with _open(so101, profile="sim") as arm:
+        arm.act(arm.read())
+        arm.stop()
+        for _ in range(int(59 * arm.control_hz)):
+            arm.refresh()
+        assert _torques(so101) == [1] * 6 and arm.level is Level.HOLD
+        for _ in range(100):
+            arm.refresh()
+        assert arm.read() == pytest.approx(arm.spec.home, abs=0.06) and _torques(so101) == [0] * 6
+
+
+def test_an_arm_left_alone_goes_to_rest_and_takes_commands_again(so101: Emulator) -> None:
+    with _open(so101, profile="sim") as arm:
+        arm.act(arm.read())
+        for _ in range(int(64 * arm.control_hz)):
+            arm.refresh()
+        assert not arm.engaged and _torques(so101) == [0] * 6 and arm.fault is None
+        assert arm.act(arm.read()).verdict != "reject" and arm.engaged
+
+
+def test_parking_on_the_way_meets_an_obstacle_and_holds(so101: Emulator) -> None:
+    with _open(so101, profile="sim") as arm:
+        arm.act(arm.read())
+        so101.inject("block:shoulder_lift")
+        assert not arm.park(8.0)
+        assert arm.level is Level.HOLD and _torques(so101)[0] == 1
+        assert "rest pose" in (arm.fault or "") or "shoulder_lift" in (arm.fault or "")
+
+
+def test_a_rest_pose_that_is_not_reached_in_time(so101: Emulator) -> None:
+    with _open(so101) as arm:
+        arm.act(arm.read())
+        assert not arm.park(0.2)
+        assert arm.engaged and arm.level is Level.RUN and arm.act(arm.observe().command).verdict == "pass"
+
+
+def test_another_servo_after_a_restart_is_not_accepted(so101: Emulator) -> None:
+    with _open(so101) as arm:
+        arm.act(arm.read())
+        so101.inject("torque_off:wrist_flex")
+        for _ in range(15):
+            arm.act(arm.observe().command)
+        assert "wrist_flex: torque is off" in (arm.fault or "")
+        so101.inject("poke.1:wrist_flex=77x1")  # another firmware
+        so101.advance(0.1)
+        with pytest.raises(RobotError, match="not the one it was"):
+            arm.reset_fault()
+
+
 # ---- in real time
 
 CHILD = """
-import sys, time
+import signal, sys
 import numpy as np
 from hardware.emulator.chains import nominal
 from hardware.rig import load_rig
@@ -507,6 +616,7 @@ from hardware.serial_arm import SerialArm
 
 rig = nominal(load_rig("so101"), sys.argv[1])
 rig = rig.model_copy(update={"bus": rig.bus.model_copy(update={"silence_s": 2.0})})
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs without it
 with SerialArm.open(rig) as arm:
     target = arm.read()
     arm.act(target)
@@ -517,14 +627,17 @@ with SerialArm.open(rig) as arm:
 """
 
 
-def _child(emulator: Emulator) -> subprocess.Popen[str]:
-    process = subprocess.Popen(
-        [sys.executable, "-c", CHILD, emulator.port], cwd=ROOT, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None and process.stdout.readline() == "moving\n"
-    time.sleep(0.3)
-    assert _torques(emulator) == [1] * 6
-    return process
+@contextmanager
+def _child(emulator: Emulator) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-c", CHILD, emulator.port]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None and process.stdout.readline() == "moving\n"
+            time.sleep(0.3)
+            assert _torques(emulator) == [1] * 6
+            yield process
+        finally:
+            process.kill()
 
 
 def test_an_ordinary_kill_makes_the_arm_limp() -> None:
@@ -591,55 +704,3 @@ def test_the_guide_says_what_is_so(so101: Emulator, tmp_path: Path) -> None:
         save_rig(_rig(emulator), tmp_path / "desk.toml")
         exec(python[1].replace("desk.toml", str(tmp_path / "desk.toml")), {})  # noqa: S102
         assert _torques(emulator) == [0] * 6
-
-
-# ---- counts and radians
-
-
-def _calibrations(draw: st.DrawFn) -> dict[str, Calibration]:
-    found = {}
-    for name in load_rig("so101").joints:
-        low = draw(st.integers(200, 1600))
-        high = draw(st.integers(2400, 3900))
-        zero = None if name == "gripper" or draw(st.booleans()) else float(draw(st.integers(1900, 2200)))
-        found[name] = Calibration(min=low, max=high, zero=zero, direction=draw(st.sampled_from([1, -1])))
-    return found
-
-
-@settings(max_examples=25)
-@given(st.composite(_calibrations)(), st.lists(st.floats(0, 1), min_size=6, max_size=6))
-def test_counts_and_radians_agree(calibrations: dict[str, Calibration], shares: list[float]) -> None:
-    rig = load_rig("so101").with_calibration(calibrations)
-    mapped = JointMap(rig)
-    q = mapped.spec.lower + np.array(shares) * (mapped.spec.upper - mapped.spec.lower)
-    counts = mapped.counts(q)
-    for joint in rig.joints.values():
-        assert joint.calibration is not None
-        assert joint.calibration.min <= counts[joint.id] <= joint.calibration.max
-    assert mapped.q(counts) == pytest.approx(q, abs=1.01 * np.pi / 4096)
-    assert mapped.counts(mapped.q(counts)) == counts
-
-
-@settings(max_examples=25)
-@given(st.lists(st.floats(-1e6, 1e6), min_size=6, max_size=6))
-def test_counts_never_leave_the_calibrated_range(q: list[float]) -> None:
-    rig = nominal(load_rig("koch"))
-    for joint in rig.joints.values():
-        assert joint.calibration is not None
-        assert joint.calibration.min <= JointMap(rig).counts(np.array(q))[joint.id] <= joint.calibration.max
-
-
-def test_the_gripper_opens_from_zero_to_one() -> None:
-    for direction in (1, -1):
-        rig = nominal(load_rig("so101")).with_calibration(
-            {"gripper": Calibration(min=1000, max=2000, direction=direction)}
-        )
-        mapped = JointMap(rig)
-        closed, opened = (1000, 2000)[::direction]
-        assert mapped.q({**mapped.counts(np.zeros(6)), 6: closed})[5] == 0.0
-        assert mapped.q({**mapped.counts(np.zeros(6)), 6: opened})[5] == 1.0
-
-
-def test_a_calibration_that_leaves_no_way_is_refused() -> None:
-    rig = nominal(load_rig("so101")).with_calibration({"elbow_flex": Calibration(min=3900, max=4000, zero=3950)})
-    assert JointMap(rig).spec.upper[2] - JointMap(rig).spec.lower[2] == pytest.approx(100 * 2 * np.pi / 4096)

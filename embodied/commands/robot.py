@@ -1,12 +1,14 @@
-"""``embodied robot``: commands about arms and their servos.
+"""``embodied robot``: commands about arms and their servos, and the emulator among them.
 
 Each command is a dataclass and a function; ``run`` knows which belong together. Heavy libraries are imported inside.
+The others: ``robot_find``, ``robot_setup``, ``robot_calibrate`` and ``robot_doctor`` (info, doctor, release).
 """
 
 from __future__ import annotations
 
 import contextlib
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +19,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 from tyro.conf import Positional, subcommand
 
+from embodied.commands import robot_calibrate, robot_doctor, robot_find, robot_setup
 from embodied.commands.output import print_json
+from embodied.commands.robot_calibrate import Calibrate
+from embodied.commands.robot_doctor import Doctor, Info, Release
+from embodied.commands.robot_find import Find
+from embodied.commands.robot_setup import Setup
 from hardware.errors import EmbodiedError
 
 if TYPE_CHECKING:
@@ -48,6 +55,8 @@ class Emulate:
     """Bytes take no time on the wire."""
     eeprom: Path | None = None
     """A file in which the servos' EEPROM (ids, offsets, limits) is kept."""
+    hands: Path | None = None
+    """Hands that move the arm as the lines of this file or pipe say, such as "hold elbow_flex=0.5" (simple model)."""
     seconds: float = 0.0
     """Stop after this time; 0: never."""
     seed: int = 0
@@ -67,9 +76,18 @@ class Faults:
 @tyro.conf.configure(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes)
 @dataclass(frozen=True)
 class Robot:
-    """Arms and their servos: emulate, and see what can go wrong."""
+    """Arms and their servos: find, set up, calibrate, look after, and emulate."""
 
-    action: Annotated[Emulate, subcommand("emulate")] | Annotated[Faults, subcommand("faults")]
+    action: (
+        Annotated[Find, subcommand("find")]
+        | Annotated[Setup, subcommand("setup")]
+        | Annotated[Calibrate, subcommand("calibrate")]
+        | Annotated[Info, subcommand("info")]
+        | Annotated[Doctor, subcommand("doctor")]
+        | Annotated[Release, subcommand("release")]
+        | Annotated[Emulate, subcommand("emulate")]
+        | Annotated[Faults, subcommand("faults")]
+    )
 
 
 def run(command: Robot) -> int:
@@ -83,6 +101,8 @@ def _emulate(command: Emulate) -> int:
 
     if command.seconds < 0.0:
         raise EmbodiedError(f"--seconds must be zero or more, not {command.seconds}")
+    if command.hands is not None and command.model != "simple":
+        raise EmbodiedError("--hands move the simple model's shafts only; leave --model pybullet out")
     faults = FaultPlan.parse(command.faults, command.seed)
     pace = Pace(speed=command.speed, wire=not command.instant)
     if command.model == "simple":
@@ -114,6 +134,8 @@ def _serve(command: Emulate, emulator: Emulator) -> int:
                 print_json({"port": emulator.port, "arm": command.arm, "model": command.model})
             else:
                 print(f"{command.arm} on {emulator.port} at {emulator.chain.baud} baud; Ctrl-C stops it", flush=True)
+            if command.hands is not None:
+                threading.Thread(target=_move, args=(emulator, command.hands), name="hands", daemon=True).start()
             with contextlib.suppress(KeyboardInterrupt):
                 stop.wait(command.seconds or None)
             if command.json:
@@ -122,6 +144,17 @@ def _serve(command: Emulate, emulator: Emulator) -> int:
     finally:
         signal.signal(signal.SIGTERM, before)
     return DONE
+
+
+def _move(emulator: Emulator, file: Path) -> None:
+    """Hands at work, for as long as the file or pipe has orders."""
+    from hardware.emulator.hands import Hands
+
+    try:
+        with file.open(encoding="utf-8") as lines:
+            Hands(emulator).run(lines)
+    except (OSError, EmbodiedError) as error:
+        print(f"embodied: the hands stop: {error}", file=sys.stderr, flush=True)
 
 
 def _faults(command: Faults) -> int:
@@ -134,4 +167,13 @@ def _faults(command: Faults) -> int:
     return DONE
 
 
-_ACTIONS: dict[type, Callable[[Any], int]] = {Emulate: _emulate, Faults: _faults}
+_ACTIONS: dict[type, Callable[[Any], int]] = {
+    Find: robot_find.run,
+    Setup: robot_setup.run,
+    Calibrate: robot_calibrate.run,
+    Info: robot_doctor.info,
+    Doctor: robot_doctor.doctor,
+    Release: robot_doctor.release,
+    Emulate: _emulate,
+    Faults: _faults,
+}

@@ -9,7 +9,7 @@ from embodied.language import steps
 from embodied.language.draft import Context, Draft
 from embodied.language.patterns import Phrase, Segment
 from embodied.language.steps import STEP_WEIGHTS, Step
-from embodied.language.templates import HELD_OUT, TRAIN
+from embodied.language.templates import patterns_for
 from embodied.language.words import BESIDE_WORDS, INTO, pick
 from embodied.plan import SkillCall
 from sim.scene import GRASPABLE
@@ -71,7 +71,7 @@ def clauses_for(step: Step, phrases: dict[str, Phrase], context: Context, *, spl
     slots: dict[str, Phrase] = {
         "it": (("it", phrases["x"][0][1]),), "to": ((pick(voice.dice, words), None),), "y": phrases["y"],
     }  # fmt: skip
-    pattern = voice.dice.choice((HELD_OUT if voice.held_out else TRAIN)["put_it"])
+    pattern = voice.dice.choice(patterns_for("put_it", voice))
     return [Clause(grab, calls[:1]), Clause(pattern.expand(voice.dice, slots), calls[1:])]
 
 
@@ -165,5 +165,5 @@ def _gapped(
         kind = step.y.kind if step.y is not None else "bowl"
         into = pick(voice.dice, INTO[kind])
         slots |= {f"x{index}": words["x"], f"y{index}": words["y"], f"in{index}": ((into, None),)}
-    pattern = voice.dice.choice((HELD_OUT if voice.held_out else TRAIN)["gap"])
+    pattern = voice.dice.choice(patterns_for("gap", voice))
     return Draft(pattern.expand(voice.dice, slots), calls, pattern.statement)

@@ -9,7 +9,7 @@ from embodied.language.chains import clauses_for, draw_steps, join
 from embodied.language.draft import Context, Draft, ask, refuse
 from embodied.language.patterns import Phrase, Segment
 from embodied.language.steps import STEP_WEIGHTS, Step
-from embodied.language.templates import HELD_OUT, TRAIN
+from embodied.language.templates import patterns_for
 from embodied.language.view import SUPPORTS, Item
 from embodied.language.words import INTO, TOWARDS_WORDS, pick
 from sim.scene import COLORS, CONTAINERS, GRASPABLE, KINDS, Color, Kind
@@ -78,7 +78,7 @@ def _fill_slots(context: Context, kind: str, broken: dict[str, Phrase], kinds: d
         phrases[slot] = words
         kinds = kinds | {slot: used.kind}
     step = Step(kind, where=dice.choice(steps.DIRECTIONS) if kind in ("relation", "push") else "")
-    pattern = dice.choice((HELD_OUT if voice.held_out else TRAIN)[kind])
+    pattern = dice.choice(patterns_for(kind, voice))
     slots = steps.slots_for(step, phrases, voice, into=kinds.get("y"))
     return Draft(pattern.expand(dice, slots), (), pattern.statement)
 
@@ -88,7 +88,7 @@ def build_absent(context: Context) -> Draft | None:
     voice = context.voice
     dice = voice.dice
     if not context.view.containers and context.view.loose and dice.random() < 0.06:
-        pattern = dice.choice((HELD_OUT if voice.held_out else TRAIN)["clear"])
+        pattern = dice.choice(patterns_for("clear", voice))
         return Draft(pattern.expand(dice, {}), refuse("absent", "container"), pattern.statement)
     if dice.random() < 0.08:
         return _absent_group(context)
@@ -144,7 +144,7 @@ def _absent_group(context: Context) -> Draft | None:
             return None
         g = ((f"{pick(dice, 'all the|all|the|both')} {references.words_for(*description, voice, plural=True)}", ()),)
         y, y_kind = words, container.kind
-    pattern = dice.choice((HELD_OUT if voice.held_out else TRAIN)["group"])
+    pattern = dice.choice(patterns_for("group", voice))
     slots = {"g": g, "y": y, "in": ((pick(dice, INTO[y_kind]), None),), **many.verbs_for(g, voice)}
     return Draft(pattern.expand(dice, slots), refuse("absent", references.canonical(*description)), pattern.statement)
 
@@ -199,9 +199,8 @@ def _which_container(context: Context) -> Draft | None:
     dice = voice.dice
     if len(view.containers) < 2 or not view.loose:
         return None
-    patterns = HELD_OUT if voice.held_out else TRAIN
     if dice.random() < 0.5:
-        pattern = dice.choice(patterns["clear"])
+        pattern = dice.choice(patterns_for("clear", voice))
         return Draft(pattern.expand(dice, {}), ask("container"), pattern.statement)
     names = tuple(i.name for i in view.containers)
     words: Phrase = ((voice.the + pick(dice, "container|receptacle"), names),)
@@ -214,7 +213,7 @@ def _incomplete(context: Context) -> Draft | None:
     view, voice = context.view, context.voice
     dice = voice.dice
     what = dice.choice(("object", "destination", "direction"))
-    pattern = dice.choice((HELD_OUT if voice.held_out else TRAIN)[f"no_{what}"])
+    pattern = dice.choice(patterns_for(f"no_{what}", voice))
     movable = [i for i in view.movable if len(view.matching(i.color, i.kind)) == 1]
     if not movable or not view.containers or (what == "object" and len(movable) < 2):
         return None
@@ -250,7 +249,7 @@ def _one(context: Context, kinds: tuple[Kind, ...]) -> tuple[Item, Phrase] | Non
 
 def _say_impossible(context: Context, kind: str, slots: dict[str, Phrase], item: Item, into: str = "") -> Draft:
     voice = context.voice
-    pattern = voice.dice.choice((HELD_OUT if voice.held_out else TRAIN)[kind])
+    pattern = voice.dice.choice(patterns_for(kind, voice))
     filled = steps.slots_for(Step(kind), slots, voice)
     filled["in"] = ((pick(voice.dice, into or "in"), None),)
     return Draft(pattern.expand(voice.dice, filled), refuse("impossible", item.label), pattern.statement)
@@ -294,7 +293,7 @@ def _onto_itself(context: Context) -> Draft | None:
     slots: dict[str, Phrase] = {"x": x[1], "y": itself}
     if kind == "relation":
         step = Step("relation", where=context.voice.dice.choice(steps.DIRECTIONS))
-        pattern = context.voice.dice.choice((HELD_OUT if context.voice.held_out else TRAIN)["relation"])
+        pattern = context.voice.dice.choice(patterns_for("relation", context.voice))
         filled = steps.slots_for(step, slots, context.voice)
         return Draft(pattern.expand(context.voice.dice, filled), refuse("impossible", x[0].label), pattern.statement)
     return _say_impossible(context, kind, slots, x[0], words)
@@ -315,7 +314,7 @@ def _beyond_the_plan_language(context: Context) -> Draft | None:
     x, y, z = (_one(context, kinds) for kinds in (GRASPABLE, GRASPABLE, KINDS))
     if x is None or y is None or z is None or len({x[0].name, y[0].name, z[0].name}) < 3:
         return None
-    pattern = context.voice.dice.choice((HELD_OUT if context.voice.held_out else TRAIN)["beyond"])
+    pattern = context.voice.dice.choice(patterns_for("beyond", context.voice))
     segments = pattern.expand(context.voice.dice, {"x": x[1], "y": y[1], "z": z[1]})
     return Draft(segments, refuse("impossible"), pattern.statement)
 

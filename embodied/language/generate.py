@@ -81,6 +81,11 @@ _BUILDERS: dict[str, tuple[float, Callable[[Context], Draft | None]]] = {
 }
 #: Kinds of instructions and how often each is drawn where the scene allows it.
 KINDS: dict[str, float] = {kind: weight for kind, (weight, _) in _BUILDERS.items()}
+#: Training asks more often for what is learned more slowly.
+_TRAINING_KINDS = KINDS | {
+    "ambiguous": 0.11, "group": 0.10, "sort": 0.12, "chain": 0.12, "size": 0.11, "spatial": 0.075, "clear": 0.045,
+    "absent": 0.17, "open": 0.045, "close": 0.045, "press": 0.045, "put_on": 0.12, "put_in": 0.165,
+}  # fmt: skip
 #: Draws per kind before it counts as impossible in a scene.
 _TRIES = {
     "spatial": 12, "size": 12, "sort": 12, "group": 12, "chain": 8, "absent": 20, "ambiguous": 20, "impossible": 20,
@@ -166,7 +171,8 @@ def examples(
 
 
 def _example(view: View, dice: random.Random, split: Split, kind: str | None) -> Example:
-    kinds = dict(KINDS) if kind is None else {kind: 1.0}
+    shares = _TRAINING_KINDS if split == "train" else KINDS
+    kinds = dict(shares) if kind is None else {kind: 1.0}
     if split == "novel":
         kinds = {name: weight for name, weight in kinds.items() if name not in _WORDLESS}
     while kinds:
@@ -188,6 +194,7 @@ def _try(view: View, dice: random.Random, split: Split, kind: str) -> Example | 
         held_out=split == "paraphrase",
         bare=dice.random() < 0.08,
         plain=dice.random() < 0.3,
+        invents=split == "train",
         kinds=frozenset(item.kind for item in view.items),
     )
     careful = split != "train" or dice.random() > steps.CARELESS

@@ -9,7 +9,7 @@ from embodied.language import references
 from embodied.language.draft import Context, Draft
 from embodied.language.patterns import Phrase, Segment
 from embodied.language.steps import carry
-from embodied.language.templates import HELD_OUT, TRAIN
+from embodied.language.templates import patterns_for
 from embodied.language.view import Item, View
 from embodied.language.words import INTO, NUMBERS, Voice, pick
 from embodied.plan import SkillCall
@@ -213,7 +213,7 @@ def build_group(context: Context) -> Draft | None:
         return None  # "all the cubes" of one is rare
     slots = {"g": group.phrase, "y": y_words, "in": ((pick(dice, INTO[y.kind]), None),)}
     slots |= verbs_for(group.phrase, voice)
-    pattern = dice.choice((HELD_OUT if voice.held_out else TRAIN)["group"])
+    pattern = dice.choice(patterns_for("group", voice))
     calls = tuple(call for item in group.members for call in carry(item, y))
     return Draft(pattern.expand(dice, slots), calls, pattern.statement)
 
@@ -246,7 +246,7 @@ def build_sort(context: Context) -> Draft | None:
         "in": ((pick(dice, INTO[y.kind]), None),), "in2": ((pick(dice, INTO[z.kind]), None),),
         **verbs_for(g.phrase, voice), "goes2": verbs_for(h.phrase, voice)["goes"],
     }  # fmt: skip
-    pattern = dice.choice((HELD_OUT if voice.held_out else TRAIN)["sort_explicit"])
+    pattern = dice.choice(patterns_for("sort_explicit", voice))
     calls = tuple(c for group, where in ((g, y), (h, z)) for item in group.members for c in carry(item, where))
     return Draft(pattern.expand(dice, slots), calls, pattern.statement)
 
@@ -270,7 +270,7 @@ def _sort_by_color(context: Context) -> Draft | None:
         "all": ((pick(dice, "the objects|everything|the things|all the objects|them|the table"), names),),
         "each": ((pick(dice, "each object|every object|each thing|everything|each one|every item"), names),),
     }
-    pattern = dice.choice((HELD_OUT if context.voice.held_out else TRAIN)["sort_color"])
+    pattern = dice.choice(patterns_for("sort_color", context.voice))
     calls: tuple[SkillCall, ...] = tuple(call for item, home in pairs for call in carry(item, home))
     return Draft(pattern.expand(dice, slots), calls, pattern.statement)
 
@@ -284,14 +284,13 @@ def build_clear(context: Context) -> Draft | None:
     if any(i.kind in GRASPABLE and i.covered for i in view.items):
         return None
     y = dice.choice(view.containers)
-    patterns = HELD_OUT if voice.held_out else TRAIN
     calls = tuple(call for item in view.loose for call in carry(item, y))
     if len(view.containers) == 1 and dice.random() < 0.5:
-        pattern = dice.choice(patterns["clear"])
+        pattern = dice.choice(patterns_for("clear", voice))
         return Draft(pattern.expand(dice, {}), calls, pattern.statement)
     y_words = references.plain(y, view, voice)
     if y_words is None:
         return None
-    pattern = dice.choice(patterns["clear_into"])
+    pattern = dice.choice(patterns_for("clear_into", voice))
     slots = {"y": y_words, "in": ((pick(dice, INTO[y.kind]), None),)}
     return Draft(pattern.expand(dice, slots), calls, pattern.statement)

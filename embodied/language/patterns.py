@@ -14,6 +14,11 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from embodied.language.words import invented
+
+#: The slot that a word nobody knows fills.
+INVENTED = "v"
+
 #: A piece of text with the names of the objects it refers to; None when it refers to nothing.
 Segment = tuple[str, tuple[str, ...] | None]
 Phrase = tuple[Segment, ...]
@@ -103,6 +108,8 @@ def _expand(parts: Parts, dice: random.Random, slots: Mapping[str, Phrase], out:
     for part in parts:
         if isinstance(part, str):
             out.append((part, None))
+        elif isinstance(part, Slot) and part.name == INVENTED:
+            out.append((invented(dice), None))
         elif isinstance(part, Slot):
             out.extend(slots[part.name])
         else:

@@ -11,13 +11,16 @@ from itertools import pairwise
 
 from embodied.language.patterns import Phrase
 from embodied.language.view import Item, View
-from embodied.language.words import ORDINALS, Voice, pick
+from embodied.language.words import ORDINALS, Voice, invented, pick
 from sim.scene import CONTAINERS, Color, Kind
 
 #: Margins by which a superlative must hold: picture coordinates, metres, and the ratio of sizes.
 MARGIN_UV = 0.05
 MARGIN_M = 0.03
 MARGIN_SIZE = 1.2
+
+#: How often a noun or a colour that nobody knows stands where the other word is enough.
+INVENTED_SHARE = 0.035
 
 _THINGS = "thing|object|item"
 #: One expression with its noun written ``%``; the text may hold alternatives separated by ``|``.
@@ -65,6 +68,8 @@ def plain(item: Item, view: View, voice: Voice) -> Phrase | None:
     same = view.matching(item.color, item.kind)
     if len(same) > 1:
         return None
+    if voice.invents and dice.random() < INVENTED_SHARE and (phrase := _half_known(item, view, voice)) is not None:
+        return phrase
     roll = dice.random()
     if roll < 0.25 and len(view.matching(None, item.kind)) == 1:
         return described(None, item.kind, voice, names)
@@ -77,6 +82,15 @@ def plain(item: Item, view: View, voice: Voice) -> Phrase | None:
     if roll > 0.985 and item.kind not in ("drawer", "button"):
         return ((f"the {voice.noun(item.kind)} that is {voice.color(item.color)}", names),)
     return described(item.color, item.kind, voice, names)
+
+
+def _half_known(item: Item, view: View, voice: Voice) -> Phrase | None:
+    """ "the red blick", when nothing else is red; "the fip cube", when there is one cube."""
+    if len(view.matching(item.color, None)) == 1:
+        return ((f"{voice.the}{voice.color(item.color)} {invented(voice.dice)}", (item.name,)),)
+    if len(view.matching(None, item.kind)) == 1:
+        return ((f"{voice.the}{invented(voice.dice)} {voice.noun(item.kind)}", (item.name,)),)
+    return None
 
 
 def spatial(item: Item, view: View, voice: Voice) -> Phrase | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from embodied.language import references
 from embodied.language.patterns import Phrase, Segment
-from embodied.language.templates import HELD_OUT, TRAIN
+from embodied.language.templates import patterns_for
 from embodied.language.view import DIRECTION_XY, PUSH_M, Item, View, beside
 from embodied.language.words import BESIDE_WORDS, INTO, TOWARDS_WORDS, Voice, pick
 from embodied.plan import Close, Direction, Home, Open, Pick, Place, Point, Press, Push, Reach, Relation, SkillCall
@@ -169,7 +169,7 @@ def say(
     step: Step, phrases: Mapping[str, Phrase], voice: Voice, *, imperative: bool = False
 ) -> tuple[list[Segment], bool]:
     """Words of a step, and whether they are a statement. ``imperative`` allows no statement (inside chains)."""
-    patterns = (HELD_OUT if voice.held_out else TRAIN)[step.kind]
+    patterns = patterns_for(step.kind, voice)
     pattern = voice.dice.choice([p for p in patterns if not p.statement] if imperative else patterns)
     return pattern.expand(voice.dice, slots_for(step, phrases, voice)), pattern.statement
 

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 
 from embodied.language.patterns import Segment
-from embodied.language.words import HELD_OUT_PREFIXES, HELD_OUT_SUFFIXES, PREFIXES, SUFFIXES, Voice
+from embodied.language.words import HELD_OUT_PREFIXES, HELD_OUT_SUFFIXES, PREAMBLES, PREFIXES, SUFFIXES, Voice, invented
 
 TYPO_RATE = 0.03
 
@@ -29,6 +29,10 @@ def polite(segments: list[Segment], statement: bool, voice: Voice) -> list[Segme
     dice = voice.dice
     before = () if statement else (HELD_OUT_PREFIXES if voice.held_out and dice.random() < 0.5 else PREFIXES)
     after = HELD_OUT_SUFFIXES if voice.held_out and dice.random() < 0.5 else SUFFIXES
+    if voice.invents and dice.random() < 0.02:
+        segments = [(invented(dice) + dice.choice((", ", " ", ", ")), None), *segments]
+    elif not voice.held_out and dice.random() < 0.04:
+        segments = [(dice.choice(PREAMBLES), None), *segments]
     if before and dice.random() < 0.28:
         prefix = dice.choice(before)
         segments = [(prefix + " ", None), *segments]

@@ -1,13 +1,14 @@
 """Sentence patterns of each single step: those that training uses and those kept for the ``paraphrase`` split.
 
 Slots: ``{x}`` the thing acted on, ``{y}`` the destination or reference, ``{it}`` a pronoun for x, ``{in}`` the words
-between x and a container or support, ``{rel}`` those of a spatial relation, ``{dir}`` a direction, ``{to}`` either.
+between x and a container or support, ``{rel}`` those of a spatial relation, ``{dir}`` a direction, ``{to}`` either,
+``{v}`` a word that nobody knows.
 """
 
 from __future__ import annotations
 
 from embodied.language.patterns import Pattern, compile_patterns
-from embodied.language.words import NAMED
+from embodied.language.words import NAMED, Voice
 
 _TRAIN: dict[str, tuple[str, ...]] = {
     "reach": (
@@ -431,8 +432,273 @@ _HELD_OUT |= {
     ),
     "no_direction": ("(scoot|bump|budge|propel) {x}", "!would you mind pushing {x}"),
 }
+#: Everyday wordings beside the plain ones above: gerunds, passives, wishes, two sentences, reasons.
+_MORE: dict[str, tuple[str, ...]] = {
+    "reach": (
+        "!(<how>) (moving|going|reaching|pointing) (to|towards) {x}",
+        "(bring|get) your (<hand_>) (close to|next to|up to|right above) {x}",
+        "(look for|search for|check|inspect|visit|have a look at) {x}",
+        "!the (<hand_>) (<shall>) (moved|brought) (to|over|above) {x}",
+        "!can you (reach|find|see) {x}? (go there|move there|point at {it}|show me)",
+        "let your (<hand_>) (hover|hang|wait) (above|over) {x}",
+        "line up (with|above|over) {x}",
+    ),
+    "pick": (
+        "!(<how>) (<grabbing>) {x}",
+        "!{x} (<shall>) (<grabbed>)",
+        "!(<want>) to see {x} (<grabbed>)",
+        "(have|get) {x} (<grabbed>)",
+        "!let me see you (pick up|lift|grab|take) {x}",
+        "!there is {x}(, |. )(<grab>) {it}",
+        "!do you see {x}? (<grab>) {it}",
+        "(get|take) {x} off the (table|ground|surface)",
+        "(grab|take) {x} and (do not put {it} down|wait|show {it} to me|stay like that|keep {it} in the air)",
+        "lift {x} (off|away) from (the table|where it is)",
+        "(get|take) a (grip|hold|good hold) (of|on) {x}",
+        "keep {x} in (your|the) (gripper|hand|claw)",
+        "!(<want>) (you to lift|you to get|you to retrieve|you to raise) {x}",
+        "pick me {x}",
+        "pass me {x}",
+    ),
+    "put_in": (
+        "!(<how>) (<putting>) {x} {in} {y}",
+        "!{x} (<shall>) (<done>) {in} {y}",
+        "!(<want>) to see {x} {in} {y}",
+        "have {x} (<done>) {in} {y}",
+        "!let me see you (<put>) {x} {in} {y}",
+        "!there is {x}(, |. )(<put>) {it} {in} {y}",
+        "!do you see {x}? (<put>) {it} {in} {y}",
+        "!{x} (is in the way|is lying around|should not be there)(, |: |. )(<put>) {it} {in} {y}",
+        "(get|take) {x} off the table and (put|drop|place) {it} {in} {y}",
+        "clear {x} away {in} {y}",
+        "!the (right|proper|best) place for {x} is {in} {y}",
+        "!{y} (is for|is the place for|is meant for|needs|wants|is missing|is waiting for) {x}",
+        "!{x} and {y} belong together(, | - |: )put {it} {in} {y}",
+        "store {x} {in} {y}",
+        "keep {x} {in} {y}",
+        "!where does {x} go? {in} {y}",
+        "!do not leave {x} (on the table|lying around|there), (<put>) {it} {in} {y}",
+        "!{x} was {in} {y}, (<put>) {it} back (there|in there)",
+        "put {x} back {in} {y}",
+        "!{in} {y} is where (i want|we need|you put) {x}",
+        "!let's have {x} {in} {y}",
+        "!(<how>) (<grabbing>) {x} and (<putting>) {it} {in} {y}",
+        "(grab|take|get) {x}. (then|now) (<put>) {it} {in} {y}",
+        "let {y} (have|hold) {x}",
+        "!{y} (gets|takes|receives) {x}",
+    ),
+    "put_on": (
+        "!(<how>) (stacking|<putting>) {x} {in} {y}",
+        "!{x} (<shall>) (stacked|<done>) {in} {y}",
+        "!(<want>) to see {x} {in} {y}",
+        "have {x} (stacked|<done>) {in} {y}",
+        "!let me see you (stack|put) {x} {in} {y}",
+        "!there is {x}(, |. )(<rest>) {it} {in} {y}",
+        "!do you see {x}? (stack|<rest>) {it} {in} {y}",
+        "!the (right|proper|best) place for {x} is {in} {y}",
+        "build (a|me a|a little) (tower|stack): {x} {in} {y}",
+        "make a (tower|stack) (out of|of|from) {x} and {y}, {x} on top",
+        "!{x} (comes|goes) on top, {y} (at the bottom|below|underneath)",
+        "!let's have {x} {in} {y}",
+        "cover {y} with {x}",
+        "!(<how>) (<grabbing>) {x} and (stacking|<putting>) {it} {in} {y}",
+        "(grab|take|get) {x}. (then|now) (stack|put) {it} {in} {y}",
+    ),
+    "relation": (
+        "!(<how>) (<putting>) {x} {rel} {y}",
+        "!{x} (<shall>) (<done>) {rel} {y}",
+        "!(<want>) to see {x} {rel} {y}",
+        "have {x} (<done>) {rel} {y}",
+        "!let me see you (<rest>) {x} {rel} {y}",
+        "!there is {x}(, |. )(<rest>) {it} {rel} {y}",
+        "!{x} (is in the way|should not be there)(, |: |. )(<rest>) {it} {rel} {y}",
+        "!the (right|proper|best) place for {x} is {rel} {y}",
+        "!let's have {x} {rel} {y}",
+        "!do not leave {x} (there|where it is), (<rest>) {it} {rel} {y}",
+        "!(<how>) (<grabbing>) {x} and (<putting>) {it} {rel} {y}",
+        "(grab|take|get) {x}. (then|now) (<rest>) {it} {rel} {y}",
+        "let {x} (stand|lie|sit) {rel} {y}",
+        "(<rest>) {x} on the table {rel} {y}",
+    ),
+    "push": (
+        "!(<how>) (<pushing>) {x} {dir}",
+        "!{x} (<shall>) (pushed|shoved|moved|nudged|shifted) {dir}",
+        "have {x} (pushed|moved|shifted) {dir}",
+        "!{x} (is in the way|should not be there)(, |: |. )(<push>) {it} {dir}",
+        "!let me see you (push|slide) {x} {dir}",
+        "(<push>) {x} (one step|a few inches|a hand's width|an inch|some centimetres|a little further) {dir}",
+        "!there is {x}(, |. )(<push>) {it} {dir}",
+        "(without lifting it|without picking it up), (push|slide|move) {x} {dir}",
+    ),
+    "open": (
+        "!(<how>) (opening|pulling open|sliding open) {x}",
+        "!{x} (<shall>) (opened|pulled open|pulled out)",
+        "!(<want>) to (look|put something|see what is) (into|in) {x}, open {it}",
+        "(get|bring) {x} out",
+        "!{x} is (closed|shut)(, |. )(open {it}|please open {it}|pull {it} open|change that)",
+        "extend {x}",
+        "let {x} be open",
+        "!let me see what is in {x}",
+        "take a grip of {x} and pull",
+    ),
+    "close": (
+        "!(<how>) (closing|shutting|pushing shut) {x}",
+        "!{x} (<shall>) (closed|shut|pushed shut)",
+        "!{x} is (open|still open)(, |. )(close {it}|please close {it}|push {it} shut|shut {it}|change that)",
+        "don't leave {x} open",
+        "slide {x} back (in|into place|to where it was)",
+        "let {x} be (closed|shut)",
+        "!(<want>) to see {x} closed",
+    ),
+    "press": (
+        "!(<how>) (pressing|pushing|touching|hitting) {x}",
+        "!{x} (<shall>) (pressed|pushed down|activated|pushed)",
+        "(go to|reach for|find) {x} and (press|push|hit|tap) {it}",
+        "make {x} go down",
+        "give {x} a (push|tap|hit|click)",
+        "ring {x}",
+        "!(<want>) to see {x} pressed",
+        "switch {x}",
+        "!let me see you press {x}",
+    ),
+    "home": (
+        "(go to sleep|switch to standby|stand by|sleep now|settle down)",
+        "(move|step|back|get) (back|away|out of the picture)",
+        "take your (arm|hand|gripper) (home|away|back)",
+        "(return|move) your (arm|gripper) to (its|the) (starting|rest|home|initial) (position|place|pose)",
+        "!(we are|you are|i am) (done|finished|through)(,|.) (go home|go back|rest|take a rest)",
+        "!(the job is done|that was all|enough for today)(,|.) (go home|go back|go to rest)",
+        "go to the (home|rest|initial) position",
+        "(assume|take) the (rest|home) (position|pose)",
+        "get back to (home|the start|your place|where you came from)",
+    ),
+    "put_it": (
+        "(<rest>) {it} {to} {y}",
+        "let {it} (rest|go|be) {to} {y}",
+    ),
+    "group": (
+        "!(<how>) (<putting>) {g} {in} {y}",
+        "(get|bring) {g} {in} {y}",
+        "!let me see {g} {in} {y}",
+        "have {g} (<done>) {in} {y}",
+        "(take|get|grab) {g} off the table and (put|drop) them {in} {y}",
+        "!{y} (is for|is the place for|should hold|gets) {g}",
+        "!(<want>) to see {g} {in} {y}",
+        "(store|keep) {g} {in} {y}",
+        "!let's have {g} {in} {y}",
+        "one after the other, (<put>) {g} {in} {y}",
+    ),
+    "sort_explicit": (
+        "!(<how>) (<putting>) {g} {in} {y} and {h} {in2} {z}",
+        "!{y} (is for|gets|takes) {g}(,| and|;) {z} (is for|gets|takes) {h}",
+        "!let's have {g} {in} {y} and {h} {in2} {z}",
+        "(tidy up|clean up|make order): {g} {in} {y} and {h} {in2} {z}",
+        "divide (the objects|everything|the things): {g} {in} {y}, {h} {in2} {z}",
+        "(store|keep) {g} {in} {y} and {h} {in2} {z}",
+    ),
+    "sort_color": (
+        "(put|bring) {all} together with the container of the same (color|colour)",
+        "!every color to its own container",
+        "(put|drop) red (with|to) red, blue (with|to) blue and so on",
+        "!(<how>) sorting {all} by (color|colour)",
+        "!{each} (should be|must be|ends up|should end up) in the container that has its (color|colour)",
+        "sort {all} according to (color|colour|their colours)",
+        "(put|place) {each} into the (matching|same-colored|same colour) container",
+    ),
+    "clear_into": (
+        "!(<how>) (clearing|emptying) the table into {y}",
+        "get everything off the table and {in} {y}",
+        "!the table (<shall>) (cleared|emptied), (use {y}|everything goes {in} {y})",
+        "(take|get|put) everything (you see|you find|there is|that is lying around) {in} {y}",
+        "pack everything {in} {y}",
+        "move whatever is on the table {in} {y}",
+        "!let's have everything {in} {y}",
+    ),
+    "clear": (
+        "get everything off the table",
+        "!(<how>) (clearing|tidying|cleaning up) the table",
+        "(make|bring) order on the table",
+        "put all the stuff away",
+        "!it is a mess, (clean up|tidy up|clear the table)",
+        "remove everything from the table",
+    ),
+    "gap": (
+        "!(<how>) (<putting>) {x1} {in1} {y1} and {x2} {in2} {y2}",
+        "!let's have {x1} {in1} {y1} and {x2} {in2} {y2}",
+        "!{y1} (gets|takes|is for) {x1} and {y2} (gets|takes|is for) {x2}",
+        "first {x1} {in1} {y1}, then {x2} {in2} {y2}",
+    ),
+    "no_object": (
+        "(<how>) (<putting>) (it|that|this one|something) {in} {y}",
+        "!(it|that|this one|something) (<shall>) (<done>) {in} {y}",
+        "!(<how>) (<grabbing>) (it|that|this|one of them)",
+    ),
+    "no_destination": (
+        "!{x} (<shall>) (put|placed|moved) (away|somewhere else|elsewhere)",
+        "get rid of {x}",
+        "!{x} is in the way",
+        "!(<how>) (putting|placing|moving) {x} (somewhere else|elsewhere|away)",
+    ),
+    "no_direction": (
+        "!{x} (<shall>) (pushed|shoved|nudged)",
+        "!(<how>) (pushing|nudging|shoving) {x}",
+        "push against {x}",
+    ),
+}
+#: What is meant although one word is unknown, because the others leave no choice.
+_INVENTED: dict[str, tuple[str, ...]] = {
+    "pick": ("{v} {x}", "({v}|{v} up) {x} (off the table|into the air|with your gripper|and hold {it})"),
+    "put_in": (
+        "{v} {x} {in} {y}", "{v} {x} {in} {y}", "{v} {x} and (put|{v}) {it} {in} {y}", "!{v} {v} that {x} {v} {in} {y}",
+        "{v} {x} {v} {in} {y}", "!{v} (you|me) {v} (<putting>) {x} {in} {y}", "!{x} is {v} to be {in} {y}",
+        "!{y} is where {x} {v}",
+    ),
+    "put_on": (
+        "{v} {x} (on|onto|on top of) {y}", "{v} {x} and (put|{v}) {it} (on|on top of) {y}", "!{v} {v} that {x} {v} on {y}",
+        "!{v} (you|me) {v} (stacking|<putting>) {x} {in} {y}", "!{x} is {v} to be {in} {y}",
+    ),
+    "relation": (
+        "{v} {x} {rel} {y}", "{v} {x} {rel} {y}", "{v} {x} and (put|{v}) {it} {rel} {y}", "!{v} {v} that {x} {v} {rel} {y}",
+        "!{v} (you|me) {v} (<putting>) {x} {rel} {y}", "!{x} is {v} to be {rel} {y}",
+    ),
+    "push": (
+        "{v} {x} {dir}", "{v} {x} (a {v}|a bit|slightly) {dir}", "!{v} {v} that {x} moves {dir}",
+        "!{v} (you|me) {v} (<pushing>) {x} {dir}",
+    ),
+    "reach": (
+        "{v} (over|) to {x}", "{v} (at|towards) {x}", "{v} (the|your) (<hand>) (over|above|to) {x}",
+        "!{v} (you|me) {v} (pointing at|moving to) {x}",
+    ),
+    "open": ("!{v} (you|me) {v} opening {x}", "({v} {x} open|{v} open {x})", "!{v} {v} that {x} is open"),
+    "close": ("!{v} (you|me) {v} (closing|shutting) {x}", "{v} {x} (shut|closed)", "!{v} {v} that {x} is (closed|shut)"),
+    "press": ("!{v} (you|me) {v} pressing {x}", "{v} {x} (down|with your gripper)", "!{v} {v} that {x} is pressed", "{v} {x}"),
+    "home": ("!{v} (you|me) {v} going home", "{v} (back|) (home|to the rest position)"),
+    "group": (
+        "{v} {g} {in} {y}", "{v} {g} {in} {y}", "!{v} {v} that {g} {v} {in} {y}", "!{v} (you|me) {v} (<putting>) {g} {in} {y}",
+        "{v} {g} and put them {in} {y}",
+    ),
+    "sort_explicit": ("{v} {g} {in} {y} and {h} {in2} {z}", "{v} (the objects|them|everything): {g} {in} {y}, {h} {in2} {z}"),
+    "sort_color": (
+        "{v} {all} by (color|colour)", "{v} {each} in the container of the same colour",
+        "!{v} {v} that {each} {v} in the container of the same colour",
+    ),
+    "clear_into": ("{v} everything (on the table|) {in} {y}", "!{v} (you|me) {v} clearing the table into {y}"),
+    "clear": ("!{v} (you|me) {v} (clearing|emptying) the table", "{v} everything away"),
+    "gap": ("{v} {x1} {in1} {y1} and {x2} {in2} {y2}", "!{v} {v} that {x1} {v} {in1} {y1} and {x2} {in2} {y2}"),
+    "put_it": ("{v} {it} {to} {y}",),
+    "no_object": ("{v} (it|that|this|something) {in} {y}", "{v} (it|that|this|something) {dir}"),
+    "beyond": ("{v} {x} between {y} and {z}",),
+}  # fmt: skip
 #: Words of ``patterns`` used above and not shared with other modules.
 _NAMES = {**NAMED, "hand_": "gripper|hand"}
 
-TRAIN: dict[str, tuple[Pattern, ...]] = {kind: compile_patterns(p, _NAMES) for kind, p in _TRAIN.items()}
+TRAIN: dict[str, tuple[Pattern, ...]] = {
+    kind: compile_patterns((*p, *_MORE.get(kind, ())), _NAMES) for kind, p in _TRAIN.items()
+}
 HELD_OUT: dict[str, tuple[Pattern, ...]] = {kind: compile_patterns(p, _NAMES) for kind, p in _HELD_OUT.items()}
+_TRAIN_INVENTED = {kind: (*p, *compile_patterns(_INVENTED.get(kind, ()), _NAMES)) for kind, p in TRAIN.items()}
+
+
+def patterns_for(kind: str, voice: Voice) -> tuple[Pattern, ...]:
+    """The patterns that a voice may choose from."""
+    return (HELD_OUT if voice.held_out else _TRAIN_INVENTED if voice.invents else TRAIN)[kind]

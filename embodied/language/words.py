@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field
 
+from embodied.language.holdout import HELD_OUT_WORDS
 from sim.scene import Color, Kind
 
 #: Singular nouns with weights; the first is the plan language's own word.
@@ -57,19 +58,29 @@ HELD_OUT_COLOR_WORDS: dict[Color, tuple[str, ...]] = {
 
 #: Named alternatives for patterns, written <name> there.
 NAMED: dict[str, str] = {
-    "put": "put|put|put|place|place|set|lay|drop|move|bring|transfer|stick|pop",
-    "rest": "put|put|put|place|place|set|lay|drop|move|rest|position|stand",
+    "put": "put|put|put|put|place|place|set|lay|drop|move|bring|transfer|stick|pop|toss|throw|shift|load|leave|park|carry"
+    "|send|shove|dunk|drop off|put away|deliver",
+    "rest": "put|put|put|put|place|place|set|lay|drop|move|rest|position|stand|leave|park|shift|bring|arrange|balance|install",
     "take": "pick up|pick up|grab|take|lift|get|grasp",
     "grab": "pick up|pick up|pick up|grab|grab|take|take|lift|lift up|get|grasp|grip|hold|take hold of"
-    "|get hold of|raise",
-    "push": "push|push|push|push|slide|nudge|shove|move|shift",
+    "|get hold of|raise|seize|catch|retrieve|acquire|pinch|clasp|nab|heave up|uplift|pick|obtain",
+    "push": "push|push|push|push|slide|nudge|shove|move|shift|drag|force|drive",
     "hand": "gripper|arm|hand|claw",
     "at": "to|over to|towards|toward|above|over",
     "put_d": "deposit|stow|plop|tuck|slip|plunk|dump|relocate",
     "grab_d": "fetch|snatch|collect|pluck|scoop up|clutch|hoist",
     "push_d": "scoot|bump|budge|propel",
-    "want": "i want|i would like|i'd like|i need",
-    "goes": "goes|goes|belongs|should go|should be|must go|needs to go|needs to be|has to go|ought to be",
+    "want": "i want|i want|i would like|i'd like|i need|we need|i wish to have|i would love|i'd prefer|i expect",
+    "putting": "putting|putting|placing|placing|setting|laying|dropping|moving|bringing|transferring|leaving|shifting",
+    "done": "put|put|placed|placed|set|laid|dropped|moved|brought|transferred|left|shifted|carried",
+    "grabbing": "picking up|picking up|grabbing|taking|lifting|lifting up|getting|grasping|gripping|holding|raising|seizing",
+    "grabbed": "picked up|picked up|grabbed|taken|lifted|lifted up|grasped|gripped|held|raised|retrieved",
+    "pushing": "pushing|pushing|sliding|nudging|shoving|moving|shifting|dragging",
+    "shall": "should be|must be|needs to be|has to be|is to be|ought to be|can be|may be|shall be|can now be",
+    "how": "how about|what about|i suggest|try|start by|consider|think about|i recommend|let's try|let's start by|the job is|"
+    "your job is|this is about|i am asking you for|go on with|help me with",
+    "goes": "goes|goes|belongs|should go|should be|must go|needs to go|needs to be|has to go|ought to be|should end up"
+    "|needs a place|wants to be|would look good|must end up|is better off",
     "all": "all|all of|every single one of",
     "then": "then|and then|after that|afterward|next",
 }
@@ -107,11 +118,36 @@ PREFIXES: tuple[str, ...] = (
     "i'd like you to", "i want you to", "i need you to", "robot,", "hey robot,", "ok robot,", "now", "now please",
     "okay,", "hey,", "hi,", "hello, please", "go ahead and", "your task is to", "your job is to", "you should",
     "try to", "it's time to", "i would like you to", "could you quickly", "let's", "just", "you need to", "alright,",
+    "i'd appreciate it if you would", "do you think you could", "is it possible for you to", "it would be great if you could",
+    "it'd be nice if you could", "the plan is to", "what i need now is for you to", "help me and", "your turn:", "robot arm,",
+    "come on,", "so,", "well,", "listen,", "be careful and", "quickly", "slowly", "gently", "carefully", "maybe you can",
+    "you may now", "you can now", "you have to", "you are supposed to", "i was hoping you could", "i'm asking you to",
+    "would you please", "can you help me and", "if you can,", "when you are ready,", "as a next task,", "task:",
+    "first of all,",
+    "mission:", "instruction:", "i want to see you", "remember to", "don't forget to", "make sure to", "be sure to",
 )  # fmt: skip
 SUFFIXES: tuple[str, ...] = (
     " please", ", please", ", please", " now", " right now", " for me", ", thanks", ", thank you", " carefully",
-    " gently", " slowly", " if you can", " for me please", " quickly", ", ok", ", would you please",
+    " gently", " slowly", " if you can", " for me please", " quickly", ", ok", ", would you please", " before i forget",
+    ", that would be great", ", that would help me", " and be careful", " if that's okay", " when you are ready", ", no rush",
+    " in one go", " this time", " again", ", robot", ", my friend", " because it is in the way", " because i need space",
+    ", it is in the way", " so that i can see it", " before dinner", " nice and slowly", " today", ", can you", ", all right",
+    ", if possible", ", would be nice", " without hurry", ", will you", " without touching anything else", ", i need the space",
 )  # fmt: skip
+#: What people say before they come to the point.
+PREAMBLES: tuple[str, ...] = (
+    "it is a mess here. ", "i am tidying up. ", "look. ", "listen up: ", "next task: ", "new job. ", "we are playing a game. ",
+    "my desk is full. ", "i need some order. ", "time to clean up: ", "let's go on. ", "here is your task: ", "attention. ",
+    "i have a job for you: ", "dinner is ready. ", "okay, next one. ", "one more thing. ", "i changed my mind. ", "good. ",
+    "great, now ", "thanks. now ", "right. ", "so here is the plan. ", "my hands are full, ", "the kids are coming. ",
+    "i am in a hurry, ", "we need to get going. ", "that was fine. ", "i have an idea: ", "just so you know, ",
+)  # fmt: skip
+_ONSETS = """
+    b bl br c ch cl cr d dr f fl fr g gl gr h j k l m n p pl pr qu r s sc sh sk sl sm sn sp st str t th tr v w y z
+"""
+_VOWELS = "a e i o u ai ea ee oo ou oa ie"
+_CODAS = "b ck d f g l ll m n nd ng nk nt p r rd rm rp rt s sh sk st t x ve te le ze"
+_ENDINGS = ("", "", "", "le", "er", "ate", "ize", "en", "ify")
 HELD_OUT_PREFIXES: tuple[str, ...] = (
     "kindly", "be so kind as to", "do me a favour and", "how about you", "the next thing to do is to", "machine,",
     "are you able to", "feel free to", "what i want is that you",
@@ -138,6 +174,21 @@ def _weighted(dice: random.Random, choices: tuple[tuple[str, float], ...]) -> st
     return choices[0][0]
 
 
+def invented(dice: random.Random) -> str:
+    """A word that could be English and is not: whoever reads it has only the rest of the sentence to go by."""
+    while True:
+        word = "".join(
+            _letters(dice, _ONSETS) + _letters(dice, _VOWELS) + (_letters(dice, _CODAS) if dice.random() < 0.8 else "")
+            for _ in range(1 if dice.random() < 0.65 else 2)
+        ) + dice.choice(_ENDINGS)
+        if word not in HELD_OUT_WORDS:
+            return word
+
+
+def _letters(dice: random.Random, choices: str) -> str:
+    return dice.choice(choices.split())
+
+
 @dataclass(slots=True)
 class Voice:
     """How one speaker talks: which words, whether articles are dropped. Made anew for each example."""
@@ -146,6 +197,7 @@ class Voice:
     held_out: bool = False  # the paraphrase split
     bare: bool = False  # drops articles
     plain: bool = False  # no synonyms for nouns and colours
+    invents: bool = False  # uses words that nobody knows where the rest of the sentence says enough
     kinds: frozenset[str] = field(default_factory=frozenset)  # the kinds in view, to keep words unambiguous
 
     def noun(self, kind: Kind, *, plural: bool = False) -> str:

@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 TEXT = 384  # text tokens behind a picture
-WATCHED = 144  # attention targets a picture
+WATCHED = 176  # attention targets a picture
+NOWHERE = 0  # place of the token before the picture among those to look at: where to look for what is not there
 IGNORE = -100
 NO_KIND, NO_COLOR = len(KINDS), len(COLORS)
 LOOK_FOR_MENTION, LOOK_FOR_POINT = 2, 3  # layers whose first head is shown where to look
@@ -132,7 +133,7 @@ def box_of(spec: ObjectSpec, camera: CameraModel) -> Box:
 
 
 #: How often each job is drawn for training; the rest are plans.
-JOB_SHARE: dict[Job, float] = {"verify": 0.16, "point": 0.10, "describe": 0.03}
+JOB_SHARE: dict[Job, float] = {"verify": 0.19, "point": 0.12, "describe": 0.03}
 
 
 def conversation(
@@ -193,7 +194,7 @@ class Packer:
             "target": np.full(TEXT, IGNORE),
             "watch_at": np.zeros(WATCHED, np.int64),
             "watch_layer": np.zeros(WATCHED, np.int64),  # 0 for none
-            "watch_where": np.zeros((WATCHED, VISUAL_TOKENS), np.float32),
+            "watch_where": np.zeros((WATCHED, 1 + VISUAL_TOKENS), np.float32),
             "kind": labels.kind,
             "color": labels.color,
             "foot": labels.foot,
@@ -217,10 +218,11 @@ class Packer:
             out["target"][begin : at + len(ids) - 1] = ids[len(words.ids) + 1 :]
             looks = [*self._mentions(said, words.offsets, names), *self._looks(said, answer, len(words.ids) + 1)]
             for offset, layer, objects in looks[: WATCHED - watched]:
-                where = labels.of_object[objects].any(0).astype(np.float32)
-                if where.any():
+                where = labels.of_object[objects].any(0)
+                if where.any() or not objects:
                     out["watch_at"][watched], out["watch_layer"][watched] = at + offset, layer
-                    out["watch_where"][watched] = where / where.sum()
+                    out["watch_where"][watched, 1:] = where
+                    out["watch_where"][watched, NOWHERE] = not objects
                     watched += 1
             at += len(ids)
         return out if at else None
@@ -231,8 +233,12 @@ class Packer:
     ) -> Iterator[tuple[int, int, list[int]]]:
         for mention in said.mentions:
             inside = [i for i, (a, b) in enumerate(offsets) if a < mention.char_end and b > mention.char_start]
-            if inside and mention.objects:
-                yield inside[-1], LOOK_FOR_MENTION, [names[n] for n in mention.objects]
+            if not inside:
+                continue
+            if not mention.objects:
+                yield inside[-1], LOOK_FOR_MENTION, []
+            for name in mention.objects:  # one by one, so that no object of a group is overlooked
+                yield inside[-1], LOOK_FOR_MENTION, [names[name]]
 
     def _looks(self, said: Said, answer: list[int], offset: int) -> Iterator[tuple[int, int, list[int]]]:
         """Positions that predict a label or a coordinate, with the object they are about, in the order of the answer."""

@@ -30,7 +30,7 @@ class TrainPlannerConfig:
     resume: bool = False
     """Go on from the last checkpoint in OUT."""
     init: Path | None = None
-    """Start from the weights and tokenizer of this earlier OUT, with a new schedule."""
+    """Start from the weights and tokenizer of an earlier OUT or of a model's folder, such as the shipped one; new schedule."""
     optimizer: Literal["muon", "adamw"] = "muon"
     """Muon for the matrices inside blocks (AdamW for the rest), or AdamW alone."""
     compile: bool = True

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embodied.plan import Plan
-from embodied.planner.adapters import ShippedAdapter, choose_adapter, read_plan
+from embodied.planner.adapters import ShippedAdapter, choose_adapter, encode, read_plan
+from embodied.planner.chat_jobs import MOST_TOKENS, NO_WORDS, YES_WORDS, chat_job_grammar, job_text, read_located
 from embodied.planner.checkpoint import Device, DType, load_model, open_checkpoint
 from embodied.planner.grammar import PlanMask
 from embodied.planner.jobs import (
@@ -26,7 +27,6 @@ from embodied.planner.jobs import (
     Job,
     Located,
     job_grammar,
-    parse_located,
     prompt_for,
 )
 from embodied.planner.plan_text import Coordinates
@@ -120,30 +120,48 @@ class LocalPlanner:
 
     def locate(self, query: str, frame: Frame) -> tuple[Located, ...]:
         """Where what ``query`` names is, from left to right; nothing when it is not there. Raises ``PlanError``."""
-        self._insist_on_jobs("point")
-        return parse_located(self.answer(prompt_for("point", _checked(query)), frame, job_grammar("point")))
+        return self._located("point", _checked(query), frame)
 
     def describe(self, frame: Frame) -> tuple[Located, ...]:
         """The objects in the picture, from left to right. Raises ``PlanError``."""
-        self._insist_on_jobs("describe")
-        return parse_located(self.answer(prompt_for("describe", ""), frame, job_grammar("describe")))
+        return self._located("describe", "", frame)
 
     def verify(self, question: str, frame: Frame) -> float:
         """The model's probability, 0..1, that the answer to a yes/no question about the picture is yes."""
         import torch
 
-        self._insist_on_jobs("verify")
         words = _checked(question)
+        yes_words, no_words = ((YES,), (NO,)) if self._shipped("verify") else (YES_WORDS, NO_WORDS)
         with self._lock, torch.inference_mode():
             self._look(frame.rgb)
-            logits = self._reader.read(self._adapter.words(prompt_for("verify", words), None, None))
-            yes, no = (logits[self._tokenizer.convert_tokens_to_ids(token)] for token in (YES, NO))
+            logits = self._reader.read(self._job_words("verify", words))
+            yes, no = (torch.logsumexp(logits[self._first_tokens(said)], 0) for said in (yes_words, no_words))
             return float(torch.sigmoid(yes - no))
 
-    def _insist_on_jobs(self, job: Job) -> None:
-        known = self._tokenizer.get_vocab().keys()
-        if not isinstance(self._adapter, ShippedAdapter) or not known >= set(JOB_FRAGMENTS):
+    def _located(self, job: Job, words: str, frame: Frame) -> tuple[Located, ...]:
+        shipped = self._shipped(job)
+        with self._lock:
+            self._look(frame.rgb)
+            coordinates, size = self._adapter.coordinates, self._size
+            grammar = job_grammar(job) if shipped else chat_job_grammar(job, coordinates, size)
+            most = self._adapter.most_tokens if shipped else MOST_TOKENS
+            text = self._say(self._job_words(job, words), grammar, most)
+            return read_located(text, coordinates, size)
+
+    def _job_words(self, job: Job, words: str) -> list[int]:
+        text = prompt_for(job, words) if self._shipped(job) else job_text(job, words)
+        return self._adapter.words(text, None, None)
+
+    def _first_tokens(self, words: Sequence[str]) -> list[int]:
+        return sorted({encode(self._tokenizer, word)[0] for word in words})
+
+    def _shipped(self, job: Job) -> bool:
+        """Whether the model is of the small kind, which must have learned the job; others are asked in words."""
+        if not isinstance(self._adapter, ShippedAdapter):
+            return False
+        if not self._tokenizer.get_vocab().keys() >= set(JOB_FRAGMENTS):
             raise PlanError(f"the planner {self.name} has not learned the job {job!r}; use --planner local for it")
+        return True
 
     def _look(self, rgb: NDArray[np.uint8]) -> None:
         """Read the picture, or go back to where it has just been read."""
@@ -157,13 +175,13 @@ class LocalPlanner:
             self._reader.start(prefix.ids, prefix.inputs)
         self._picture, self._size = rgb.copy(), prefix.size
 
-    def _say(self, words: Sequence[int], grammar: str) -> str:
+    def _say(self, words: Sequence[int], grammar: str, most: int | None = None) -> str:
         import torch
 
         from embodied.planner.decoding import decode
 
         with torch.inference_mode():
-            answer = decode(self._reader, words, self._mask.follow(grammar), most=self._adapter.most_tokens)
+            answer = decode(self._reader, words, self._mask.follow(grammar), most=most or self._adapter.most_tokens)
         return str(self._tokenizer.decode(answer, skip_special_tokens=True))
 
 

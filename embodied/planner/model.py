@@ -145,6 +145,14 @@ def _rotate_half(x: Tensor) -> Tensor:
     return torch.cat((-b, a), -1)
 
 
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scaling: float) -> Tensor:
+    """Attention (B, H, L, D) written out. The fused one is slower here: its backward pass on the CPU took half of a step."""
+    scores = (q @ k.transpose(-1, -2)).float() * scaling
+    if mask is not None:
+        scores = scores.masked_fill(~mask, float("-inf"))
+    return scores.softmax(-1).to(v.dtype) @ v
+
+
 def see(visual: Any, tables: Tables, patches: Tensor) -> tuple[Tensor, list[Tensor]]:
     """Patch vectors (B, 192, 768) to visual tokens (B, 192, hidden) and one deep-stack feature of the same shape."""
     b = patches.shape[0]
@@ -158,7 +166,7 @@ def see(visual: Any, tables: Tables, patches: Tensor) -> tuple[Tensor, list[Tens
         qkv = attention.qkv(block.norm1(x)).view(b, VISUAL_TOKENS, 3, attention.num_heads, -1).permute(2, 0, 3, 1, 4)
         q, k, v = qkv.unbind(0)
         q, k = q * cos + _rotate_half(q) * sin, k * cos + _rotate_half(k) * sin
-        y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, VISUAL_TOKENS, -1)
+        y = attend(q, k, v, None, attention.scaling).transpose(1, 2).reshape(b, VISUAL_TOKENS, -1)
         x = x + attention.proj(y)
         x = x + block.mlp(block.norm2(x))
         if index in visual.deepstack_visual_indexes:
@@ -179,7 +187,8 @@ def think(
     """Token embeddings (B, L, hidden), visual ones at 1..192, to last hidden states (B, L, hidden).
 
     ``mask`` (B, 1, L, L) is True where a token may look. For the layers in ``watch`` the first head's queries and its
-    keys of the visual tokens are returned too, (B, L, head) and (B, 192, head): training points them at objects.
+    keys of the token before the picture and of the visual tokens are returned too, (B, L, head) and (B, 193, head):
+    training points them at objects, or at that first token for what is not there.
     """
     x, watched = embeddings, {}
     cos, sin = cos[:, None], sin[:, None]
@@ -192,8 +201,8 @@ def think(
         v = attention.v_proj(h).view(shape).transpose(1, 2)
         q, k = q * cos + _rotate_half(q) * sin, k * cos + _rotate_half(k) * sin
         if index in watch:
-            watched[index] = (q[:, 0] * attention.scaling, k[:, 0, 1 : 1 + VISUAL_TOKENS])
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).reshape(*h.shape[:-1], -1)
+            watched[index] = (q[:, 0] * attention.scaling, k[:, 0, : 1 + VISUAL_TOKENS])
+        y = attend(q, k, v, mask, attention.scaling).transpose(1, 2).reshape(*h.shape[:-1], -1)
         x = x + attention.o_proj(y)
         x = x + layer.mlp(layer.post_attention_layernorm(x))
         if index < len(deep):

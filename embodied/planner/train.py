@@ -67,7 +67,7 @@ def train(config: TrainPlannerConfig) -> Path:
         if config.resume:
             state.load(config.out / "state")
         elif config.init is not None:
-            state.load(config.init / "state", weights_only=True)
+            state.begin_from(config.init)
         print(
             f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, vocabulary {len(tokenizer)}",
             flush=True,
@@ -294,8 +294,34 @@ class State:
         export(self.learner.model, self.averages, tokenizer, folder)
         return folder
 
-    def load(self, folder: Path, *, weights_only: bool = False) -> None:
-        """Go on from ``folder``: everything, or only its weights. Raises ``CheckpointError`` when that does not fit."""
+    def begin_from(self, folder: Path) -> None:
+        """Take the weights of an earlier OUT, or of a model's folder, which has none of the heads that only training needs:
+        those keep their random start. Raises ``CheckpointError`` when they do not fit."""
+        from safetensors.torch import load_file
+
+        whole = folder / "state" / "state.safetensors"
+        try:
+            if whole.exists():
+                tensors = load_file(whole)
+                tensors |= {f"weights.model.{n[8:]}": t for n, t in tensors.items() if n.startswith("average.")}
+            else:
+                tensors = {f"weights.model.{n}": t for n, t in load_file(folder / "model.safetensors").items()}
+            with torch.no_grad():
+                for name, p in self.learner.named_parameters():
+                    if (old := tensors.get(f"weights.{name}")) is not None:
+                        # A vocabulary may have grown since: the new rows keep their random start.
+                        (p[: len(old)] if p.ndim else p).copy_(old)
+                    elif name.startswith("model."):
+                        raise KeyError(name)
+                for name in self.averages:
+                    self.averages[name].copy_(self.parameters[name])
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            raise CheckpointError(
+                f"cannot begin from {folder}: {error}; leave --init out to begin from nothing"
+            ) from error
+
+    def load(self, folder: Path) -> None:
+        """Go on from ``folder``. Raises ``CheckpointError`` when that does not fit."""
         from safetensors.torch import load_file
 
         try:
@@ -303,16 +329,11 @@ class State:
             facts = json.loads((folder / "state.json").read_text(encoding="utf-8"))
             with torch.no_grad():
                 for name, p in self.learner.named_parameters():
-                    mean = f"average.{name.removeprefix('model.')}"
-                    old = tensors[mean if weights_only and mean in tensors else f"weights.{name}"]
-                    # A vocabulary may have grown since: the new rows keep their random start.
-                    (p[: len(old)] if p.ndim else p).copy_(old)
+                    p.copy_(tensors[f"weights.{name}"])
                 for name in self.averages:
-                    self.averages[name].copy_(self.parameters[name] if weights_only else tensors[f"average.{name}"])
+                    self.averages[name].copy_(tensors[f"average.{name}"])
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             raise CheckpointError(f"cannot go on from {folder}: {error}; start without it") from error
-        if weights_only:
-            return
         self.step, self.seconds = int(facts["step"]), float(facts["seconds"])
         kept: dict[str, dict[str, Tensor]] = {}
         for key, value in tensors.items():
@@ -373,7 +394,8 @@ def _tokenizer(config: TrainPlannerConfig) -> PreTrainedTokenizerFast:
     if (folder / "tokenizer.json").exists():
         return load_tokenizer(folder)
     if config.init is not None:
-        tokenizer = load_tokenizer(config.init / "tokenizer")
+        earlier = config.init / "tokenizer"
+        tokenizer = load_tokenizer(earlier if earlier.is_dir() else config.init)
         add_job_tokens(tokenizer)
         tokenizer.save_pretrained(folder)
         return tokenizer

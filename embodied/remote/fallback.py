@@ -60,6 +60,12 @@ class FallbackPlanner:
                 total = total + used
         return total
 
+    @property
+    def last_usage(self) -> Usage | None:
+        """What the planner of the last plan used for it; None when it keeps no count."""
+        used = getattr(self.used, "last_usage", None)
+        return used if isinstance(used, Usage) else None
+
     def plan(self, instruction: str, frame: Frame) -> Plan:
         """The first plan that any planner makes. Raises ``PlanError`` when none does: then nothing must move."""
         failures: list[str] = []

@@ -60,6 +60,7 @@ from hardware.servo.packet import Packet, PacketParser
 _log = logging.getLogger(__name__)
 
 _STALE_S = 0.02  # a servo gives up on a frame that does not go on; later where time is not the wire's
+_CATCH_UP_S = 0.02  # the longest that ticks are made up for in one go
 _SPIN_S = 60e-6  # the scheduler is late by about this much; the last bit is waited for awake
 _NOBODY_S = 0.005  # how often to look whether a host has opened the port
 _LAG_S = 0.25  # after a longer pause of this process, the pause did not happen
@@ -359,8 +360,11 @@ class Emulator:
         late = self.time_s - self._ticks * self.plant.tick_s
         if late > _LAG_S:
             self._skipped_s += late - self.plant.tick_s
+        until = time.monotonic() + _CATCH_UP_S
         while self.time_s - self._ticks * self.plant.tick_s >= self.plant.tick_s:
             begun = time.monotonic()
+            if begun > until:  # ticks that cost more than they simulate would keep the lock for ever
+                return
             if self._outgoing and self._outgoing[0][0] - begun < _SPIN_S + 2.0 * self._tick_cost_s:
                 return
             self._tick()

@@ -2,10 +2,10 @@
 
 A ``Bus`` belongs to one thread at a time (``hardware/servo/loop.py`` holds it while an arm runs). Every exchange:
 
-1. drop what has come in since the last one; after a missed reply, wait first until the line is quiet, because a late
-   reply would be taken for the answer to the next question;
+1. drop what has come in since the last one; after a missed reply, wait first until the line is quiet;
 2. send, strip the echo of a half-duplex adapter;
-3. accept replies whose id and length fit what was asked, until all are there or the time is up.
+3. accept replies whose id and length fit what was asked, until all are there or the time is up. No reply that may still
+   come to an earlier question has that length (``late_replies``).
 
 What this does not protect against: a damaged reply whose checksum happens to fit. ``ServoLoop`` judges plausibility.
 """
@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from types import TracebackType
 
 from hardware.servo import dynamixel, feetech
+from hardware.servo.late_replies import LateReplies
 from hardware.servo.packet import Codec, Packet, PacketParser
 from hardware.servo.port import PORT_ERRORS, WRITE_TIMEOUT, BusError, PortLost, SerialPort, close_port, open_port
 from hardware.servo.registers import Protocol, Register, ServoModel
@@ -116,6 +117,7 @@ class Bus:
         self._byte_s = 10.0 / baud
         self._echo: bool | None = None  # not known yet
         self._dirty = True  # something may still be on its way
+        self._late = LateReplies()
         self._bad = 0
         self._closed = False
 
@@ -156,14 +158,13 @@ class Bus:
         if self.protocol == "dynamixel":
             params = self._ask(id, dynamixel.ping(id), 3, attempts).params
             return Identity(id, int.from_bytes(params[:2], "little"), str(params[2]))
-        params = self._ask(id, feetech.read(id, 0, 5), 5, attempts).params
+        params = self._read(id, 0, 5, attempts)
         return Identity(id, int.from_bytes(params[3:5], "little"), f"{params[0]}.{params[1]}")
 
     def read(self, id: int, name: str) -> int:
         """One register, raw, sign decoded. Raises ``NoReply`` or ``Refused``."""
         register = self._register(id, name)
-        request = self._codec.read(id, register.address, register.size)
-        return register.decode(self._ask(id, request, register.size).params)
+        return register.decode(self._read(id, register.address, register.size))
 
     def write(self, id: int, name: str, value: int) -> None:
         """Write one register, raw. Raises ``NoReply`` or ``Refused``; ``BusError`` for a value that does not fit."""
@@ -230,19 +231,24 @@ class Bus:
         Asks the silent ones again while there is time left in ``budget_s`` (seconds, default: enough for all attempts).
         """
         found: dict[int, tuple[int, bytes]] = {}
+        begins: dict[int, int] = {}  # length of the block asked for -> its address; a retry may ask for more
         end = time.monotonic() + (self._time(size, len(ids)) * self.attempts if budget_s is None else budget_s)
         for attempt in range(self.attempts):
             missing = [id_ for id_ in ids if id_ not in found]
             left = end - time.monotonic()
             if not missing or (attempt and left <= 0.0):
                 break
-            wait = min(self._time(size, len(missing)), left)
-            if self.fast and attempt == 0:  # a chain with a silent member may break off: ask the plain way then
-                found.update(self._fast_read(address, size, missing, wait))
-            else:
-                request = self._codec.sync_read(address, size, missing)
-                replies = self._exchange(request, dict.fromkeys(missing, size), wait)
-                found.update({id_: (packet.code, packet.params) for id_, packet in replies.items()})
+            # A chain with a silent member may break off, and the ids in it do not tell late ones apart: the plain way then.
+            if self.fast and not self._late:
+                found.update(self._fast_read(address, size, missing, min(self._time(size, len(missing)), left)))
+                continue
+            begin, length = self._block(ids, address, size)
+            begins = {**{n: k for n, k in begins.items() if n != length}, length: begin}  # the newest last
+            request = self._codec.sync_read(begin, length, missing)
+            wait = min(self._time(length, len(missing)), left)
+            for id_, packet in self._exchange(request, dict.fromkeys(missing, tuple(begins)), wait).items():
+                skip = address - begins.get(len(packet.params), address)
+                found[id_] = packet.code, packet.params[skip : skip + size]
         return found
 
     def read_all(self, name: str, ids: Sequence[int] | None = None, budget_s: float | None = None) -> dict[int, int]:
@@ -318,9 +324,8 @@ class Bus:
             flags = error | raw.get("hardware_error", 0)
         elif error & dynamixel.ALERT:  # the flags lie outside the block: one more question, only when there is news
             register = model["hardware_error"]
-            request = self._codec.read(id, register.address, register.size)
             try:
-                flags = register.decode(self._ask(id, request, register.size, attempts=1).params)
+                flags = register.decode(self._read(id, register.address, register.size, attempts=1))
             except (NoReply, Refused):
                 flags = 0
         else:
@@ -334,24 +339,57 @@ class Bus:
         """How long to wait for the replies of ``servos`` servos with ``size`` bytes each, the request included."""
         return self.latency_s + (30 + servos * (size + 12)) * self._byte_s + servos * _LINE_S
 
-    def _ask(self, id: int, request: Packet, size: int, attempts: int | None = None) -> Packet:
-        """One request to one servo, asked again while it stays silent."""
+    def _block(self, ids: Sequence[int], address: int, size: int) -> tuple[int, int]:
+        """Address and length of a block around the one that is wanted, as long as no reply that may still come."""
+        if not self._late:
+            return address, size
+        known = [max(register.end for register in self.models[id_]) for id_ in ids if id_ in self.models]
+        end = min(known, default=address + 2 * size)
+        length = self._late.another_length(ids, size, end, time.monotonic())
+        return (address if length == size else min(address, end - length)), length
+
+    def _read(self, id: int, address: int, size: int, attempts: int | None = None) -> bytes:
+        """A block of one servo, asked for again while it stays silent. Raises ``NoReply`` or ``Refused``."""
+        begins: dict[int, int] = {}
         for _ in range(self.attempts if attempts is None else attempts):
-            reply = self._exchange(request, {id: size}, self._time(size, 1)).get(id)
-            if reply is None:
-                continue
-            if self.protocol == "dynamixel" and reply.code & ~dynamixel.ALERT:
-                result = reply.code & ~dynamixel.ALERT
-                known = {r.value for r in dynamixel.Result}
-                word = dynamixel.Result(result).name.lower().replace("_", " ") if result in known else f"{result}"
-                raise Refused(f"servo {id} refused {_told(request)}: {word} error")
-            return reply
-        raise NoReply(f"servo {id} on {self.name} does not answer; check its cable, its power and its id")
+            begin, length = self._block([id], address, size)
+            begins = {**{n: k for n, k in begins.items() if n != length}, length: begin}
+            request = self._codec.read(id, begin, length)
+            reply = self._exchange(request, {id: tuple(begins)}, self._time(length, 1)).get(id)
+            if reply is not None:
+                self._obeyed(request, reply)
+                skip = address - begins[len(reply.params)]
+                return reply.params[skip : skip + size]
+        raise self._silent(id)
+
+    def _ask(self, id: int, request: Packet, size: int, attempts: int | None = None) -> Packet:
+        """A request whose reply has a fixed length, asked again while the servo stays silent."""
+        owed = size in self._late.lengths(
+            [id], time.monotonic()
+        )  # one acknowledgement looks like the other: let it pass
+        quiet_s = self._time(size, 1) if owed else _QUIET_S
+        for _ in range(self.attempts if attempts is None else attempts):
+            reply = self._exchange(request, {id: (size,)}, self._time(size, 1), quiet_s).get(id)
+            if reply is not None:
+                self._obeyed(request, reply)
+                return reply
+            quiet_s = _QUIET_S  # what comes now is about this very request
+        raise self._silent(id)
+
+    def _obeyed(self, request: Packet, reply: Packet) -> None:
+        """Raises ``Refused`` when the reply says no."""
+        if self.protocol == "dynamixel" and (result := reply.code & ~dynamixel.ALERT):
+            known = {r.value for r in dynamixel.Result}
+            word = dynamixel.Result(result).name.lower().replace("_", " ") if result in known else f"{result}"
+            raise Refused(f"servo {reply.id} refused {_told(request)}: {word} error")
+
+    def _silent(self, id: int) -> NoReply:
+        return NoReply(f"servo {id} on {self.name} does not answer; check its cable, its power and its id")
 
     def _fast_read(self, address: int, size: int, ids: Sequence[int], wait_s: float) -> dict[int, tuple[int, bytes]]:
         request = dynamixel.sync_read(address, size, ids, fast=True)
         length = len(ids) * (size + 4) - 3  # the parameters: all but the first error byte and the packet's own CRC
-        replies = self._exchange(request, {dynamixel.BROADCAST: length}, wait_s)
+        replies = self._exchange(request, {dynamixel.BROADCAST: (length,)}, wait_s)
         found: dict[int, tuple[int, bytes]] = {}
         if dynamixel.BROADCAST in replies:
             shares = dynamixel.decode_fast_status(replies[dynamixel.BROADCAST], [size] * len(ids))
@@ -368,14 +406,20 @@ class Bus:
         self._settle()
         self._write(self._codec.encode(request))
 
-    def _exchange(self, request: Packet, wanted: Mapping[int, int], wait_s: float) -> dict[int, Packet]:
-        """Send and collect replies: ``wanted`` is id -> number of parameters. Raises ``PortLost``."""
-        self._settle()
+    def _exchange(
+        self, request: Packet, wanted: Mapping[int, tuple[int, ...]], wait_s: float, quiet_s: float = _QUIET_S
+    ) -> dict[int, Packet]:
+        """Send and collect replies. Raises ``PortLost``.
+
+        ``wanted`` is id -> numbers of parameters: last the one asked for now, before it those of earlier attempts at the
+        same question.
+        """
+        self._settle(quiet_s)
         sent = self._codec.encode(request)
         parser = _new_parser(self.protocol)
         replies: dict[int, Packet] = {}
         begun, held, echo = False, b"", self._echo is not False
-        total = sum(size + (11 if self.protocol == "dynamixel" else 6) for size in wanted.values())
+        total = sum(lengths[-1] + (11 if self.protocol == "dynamixel" else 6) for lengths in wanted.values())
         self._write(sent)
         end, quiet = time.monotonic() + wait_s, math.inf
         missing = total + (len(sent) if self._echo else 0)
@@ -409,32 +453,40 @@ class Bus:
         ):  # a reply of the length of its question proves nothing
             self._echo = echo and begun
         self._bad += parser.bad
-        self._dirty = len(replies) < len(wanted)
-        for id_ in wanted:
-            if id_ not in replies and id_ in self.health:
-                self.health[id_].miss()
+        for id_, lengths in wanted.items():
+            self._count(id_, lengths, replies.get(id_))
         return replies
 
-    def _take(self, packet: Packet, wanted: Mapping[int, int], replies: dict[int, Packet], now_s: float) -> None:
+    def _count(self, id: int, lengths: tuple[int, ...], reply: Packet | None) -> None:
+        """What is still owed after an exchange: the reply, or, where that of an earlier attempt was taken, this one's."""
+        if reply is None and id in self.health:
+            self.health[id].miss()
+        if reply is None or len(reply.params) in lengths[:-1]:
+            self._late.note(id, lengths[-1], time.monotonic())
+            self._dirty = True
+
+    def _take(
+        self, packet: Packet, wanted: Mapping[int, tuple[int, ...]], replies: dict[int, Packet], now_s: float
+    ) -> None:
         refusal = self.protocol == "dynamixel" and not packet.params and packet.code & ~dynamixel.ALERT
-        if packet.id in wanted and packet.id not in replies and (len(packet.params) == wanted[packet.id] or refusal):
+        if packet.id in wanted and packet.id not in replies and (len(packet.params) in wanted[packet.id] or refusal):
             replies[packet.id] = packet
             if packet.id in self.health:
                 self.health[packet.id].hit(now_s)
         else:
             self.strays += 1
 
-    def _settle(self) -> None:
-        """Drop what has come in; after a missed reply, until nothing has come for a while."""
+    def _settle(self, quiet_s: float = _QUIET_S) -> None:
+        """Drop what has come in; after a missed reply, until nothing has come for ``quiet_s``."""
         self._check_open()
-        end = time.monotonic() + _SETTLE_S
-        quiet = time.monotonic() + (_QUIET_S if self._dirty else 0.0)
+        end = time.monotonic() + max(_SETTLE_S, 2.0 * quiet_s)
+        quiet = time.monotonic() + (quiet_s if self._dirty or quiet_s > _QUIET_S else 0.0)
         try:
             while True:
                 now = time.monotonic()
                 if self._port.in_waiting:
                     self._port.read(_READ_SIZE)
-                    quiet = max(quiet, time.monotonic() + _QUIET_S) if self._dirty else quiet
+                    quiet = max(quiet, time.monotonic() + quiet_s) if self._dirty else quiet
                 elif now >= quiet:
                     break
                 else:

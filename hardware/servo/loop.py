@@ -14,58 +14,45 @@ the bus change by small steps only. A position servo stops at its last goal: whe
 In *lockstep* there is no thread: a cycle runs when the owner calls ``step``, and time is counted in cycles. That is for
 emulated servos whose time stands still in between, so that a run goes as fast as it can and the same way every time.
 
-Faults latch. From then on the goals stay where they are (HOLD); a servo that reports overload, heat or electrical trouble
-is made limp. Nothing moves again before ``reset``.
+What the telemetry says is judged in every cycle by ``hardware.supervisor``; its level is carried out here: HOLD, the goals
+stay where they are; PARK, they come from ``park``, then the torque goes off; LIMP, torque off on every servo, each one
+tried until it is. A servo that reports overload, heat or electrical trouble is made limp by itself. Nothing moves again
+before ``reset``.
 """
 
 from __future__ import annotations
 
 import contextlib
-import enum
 import logging
 import math
 import queue
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
+from hardware import supervisor
+from hardware.errors import RobotError
 from hardware.servo.bus import Bus, Reading
 from hardware.servo.port import BusError, PortLost
+from hardware.supervisor import Fault, FaultKind, Level, Servo, Supervision, Thresholds
 
 T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
 MIN_RATE_HZ, MAX_RATE_HZ = 1.0, 200.0
-_SLOW_S = 0.5  # how often torque is checked
-_VOLTAGE_S = 0.2  # a shorter dip of the supply is no fault
-_LIMP = frozenset({"overload", "overheat", "overcurrent", "electrical"})
+_SLOW_S = 0.5  # how often torque is checked, and a servo that will not go limp tried again
 _JUMP_MARGIN = 40  # counts: noise, backlash and time stamps that are a little off
 _CLOSE_S = 1.0
 
 
-class FaultKind(enum.Enum):
-    """What went wrong on the bus or in a servo."""
-
-    DISCONNECTED = "the port went away"
-    SILENT = "a servo does not answer"
-    JUMP = "a position reading jumped"
-    SERVO = "a servo reports a fault"
-    TORQUE_LOST = "a servo lost its torque"
-    LOOP = "the bus loop failed"
-
-
-@dataclass(frozen=True)
-class Fault:
-    """A latched fault: which kind, which servos (ids), and a sentence for the user."""
-
-    kind: FaultKind
-    ids: tuple[int, ...]
-    text: str
+#: Next goals (counts) on the way to the rest pose, from the readings and the period in s; None once it is there. Raises
+#: ``RobotError`` when it cannot be reached.
+Park = Callable[[Mapping[int, Reading], float], "Mapping[int, int] | None"]
 
 
 @dataclass(frozen=True)
@@ -78,6 +65,7 @@ class Snapshot:
     readings: Mapping[int, Reading] = field(default_factory=dict)
     goals: Mapping[int, int] = field(default_factory=dict)  # written last, counts
     fault: Fault | None = None
+    level: Level = Level.RUN
 
 
 class ServoLoop:
@@ -90,15 +78,14 @@ class ServoLoop:
         rate_hz: float = 100.0,
         names: Mapping[int, str] | None = None,
         max_speed: Mapping[int, float] | None = None,
-        misses: int = 3,
         silence_s: float = 0.1,
         lockstep: bool = False,
-        grips: Collection[int] = (),
+        thresholds: Thresholds | None = None,
+        park: Park | None = None,
     ) -> None:
         """``names`` are what faults call the servos. ``max_speed`` limits goals, counts/s by id; default: what the
-        servos can do. When a servo does not answer in ``misses`` cycles in a row, goals stay where they are; after
-        ``silence_s`` that is a fault. ``grips`` are the ids of servos that hold things by pushing against them: that is
-        overload by the book, and the servo's own weaker torque is the answer to it. Raises ``BusError`` for a bad rate.
+        servos can do. ``thresholds`` say what is a fault, ``silence_s`` if they are not given. ``park`` leads to the
+        rest pose; without one, PARK is LIMP where the arm is. Raises ``BusError`` for a bad rate.
         """
         if not MIN_RATE_HZ <= rate_hz <= MAX_RATE_HZ:
             raise BusError(f"the bus rate must be {MIN_RATE_HZ:g} to {MAX_RATE_HZ:g} Hz, not {rate_hz}")
@@ -111,18 +98,19 @@ class ServoLoop:
         able = {id_: model.max_velocity * model.resolution / (2 * math.pi) for id_, model in bus.models.items()}
         self._able = able  # counts/s
         self._max_speed = {**able, **(max_speed or {})}
-        self._misses, self._silence_s = misses, silence_s
-        self._grips = frozenset(grips)
+        self._thresholds = thresholds if thresholds is not None else Thresholds(silence_s=silence_s)
+        self._park = park
         self.lockstep = lockstep
         self._counted_s = 0.0  # lockstep's clock
         self._lock = threading.Lock()  # of the fields the next block names
         self._snapshot = Snapshot()
-        self._fault: Fault | None = None
+        self._state = Supervision()
         self._start: dict[int, int] = {}  # the line from here ..
         self._end: dict[int, int] = {}  # .. to here, empty: write no goals
         self._written: dict[int, int] = {}  # goals in the servos
         self._begun_s, self._duration_s = 0.0, 1.0
         self._torque = False
+        self._commanded_s = 0.0
         self._jobs: queue.Queue[Callable[[], None]] = queue.Queue()
         self._stopping = threading.Event()
         self._published = threading.Condition()
@@ -130,10 +118,11 @@ class ServoLoop:
         # Only the thread uses what follows.
         self._silent = dict.fromkeys(self._ids, 0)  # cycles in a row
         self._heard_s = dict.fromkeys(self._ids, 0.0)
-        self._jumps = dict.fromkeys(self._ids, 0)
-        self._low_since: dict[int, float] = {}
+        self._jumps = dict.fromkeys(self._ids, (0, 0))  # how many in a row, and by how many counts the last
         self._checked_s = 0.0
-        self._waiting = False  # for a servo that has missed some cycles: hold meanwhile
+        self._strayed: set[int] = set()  # servos that held another goal than the one written last, when last asked
+        self._limp: set[int] = set()  # servos that were made limp by themselves
+        self._limp_tried_s = -math.inf
 
     def now(self) -> float:
         """The loop's clock, s: the machine's monotonic one, or cycles counted."""
@@ -166,7 +155,19 @@ class ServoLoop:
     def fault(self) -> Fault | None:
         """The latched fault."""
         with self._lock:
-            return self._fault
+            return self._state.fault
+
+    @property
+    def level(self) -> Level:
+        """How far the arm must stop."""
+        with self._lock:
+            return self._state.level
+
+    @property
+    def engaged(self) -> bool:
+        """Is torque meant to be on?"""
+        with self._lock:
+            return self._torque
 
     def snapshot(self) -> Snapshot:
         """What is known now; never waits for the bus."""
@@ -217,7 +218,8 @@ class ServoLoop:
         """Torque is on now and ``goals`` (counts) are in the servos: keep writing them, and watch the torque."""
         with self._lock:
             self._start, self._end, self._written, self._torque = dict(goals), dict(goals), dict(goals), True
-            self._checked_s = self.now()
+            self._checked_s = self._commanded_s = self.now()
+            self._strayed = set()
 
     def disengage(self) -> None:
         """Torque is off, or about to be: write no goals, do not watch the torque."""
@@ -228,25 +230,52 @@ class ServoLoop:
         """Approach ``goals`` (counts) in a line over ``duration_s`` or longer. False while a fault is latched."""
         now = self.now()
         with self._lock:
-            if self._fault is not None or not self._torque:
+            if self._state.fault is not None or not self._torque:
                 return False
+            self._commanded_s = now
             here = self._goals(now)
             needed = [abs(goals[id_] - here[id_]) / self._max_speed[id_] for id_ in goals]
             self._start, self._end = here, {**here, **goals}
             self._begun_s, self._duration_s = now, max(duration_s, *needed, 1e-6)
         return True
 
-    def reset(self) -> None:
-        """Forget a latched fault. Raises ``PortLost`` when the port is gone: then only opening it again helps."""
+    def latch(self, fault: Fault) -> None:
+        """Latch a fault that was found elsewhere. Nothing moves from the next cycle on."""
         with self._lock:
-            if self._fault is not None and self._fault.kind in (FaultKind.DISCONNECTED, FaultKind.LOOP):
-                raise PortLost(self._fault.text)
-            self._fault = None
+            before, self._state = self._state.fault, supervisor.latch(self._state, fault, self.now())
+            if self._state.fault is not before:
+                _log.warning("%s", fault.text)
+
+    def press_stop(self) -> None:
+        """The operator's stop; from any thread. The first press holds in the next cycle, the second makes limp."""
+        with self._lock:
+            self._state = supervisor.press_stop(self._state, self.now())
+
+    def ask_to_park(self, wanted: bool = True) -> None:
+        """Go to the rest pose and go limp there, or stop doing so. A command in between does not end it."""
+        with self._lock:
+            self._state = (supervisor.park if wanted else supervisor.parked)(self._state)
+
+    def check_reset(self) -> None:
+        """Raises what ``reset`` would."""
+        with self._lock:
+            fault = self._state.fault
+            if fault is not None and fault.kind in (FaultKind.DISCONNECTED, FaultKind.LOOP):
+                raise PortLost(fault.text)
+            supervisor.reset(self._state, self._thresholds)
+
+    def reset(self) -> None:
+        """Forget a latched fault. Raises ``PortLost`` when the port is gone: then only opening it again helps;
+        ``RobotError`` while a servo is too hot.
+        """
+        self.check_reset()
+        with self._lock:
+            self._state = supervisor.reset(self._state, self._thresholds)
             # The counters belong to the thread, but while a fault is latched they decide nothing.
             self._silent = dict.fromkeys(self._ids, 0)
             self._heard_s = dict.fromkeys(self._ids, 0.0)
-            self._jumps = dict.fromkeys(self._ids, 0)
-            self._low_since = {}
+            self._jumps = dict.fromkeys(self._ids, (0, 0))
+            self._limp = set()
 
     # ---- in the thread
 
@@ -263,7 +292,7 @@ class ServoLoop:
                 self._stopping.wait(max(0.0, due - now))
         except Exception as error:
             _log.exception("bus loop")
-            self._latch(FaultKind.LOOP, (), f"the loop on {self._bus.name} failed: {error!r}; open the arm again")
+            self.latch(Fault(FaultKind.LOOP, (), f"the loop on {self._bus.name} failed: {error!r}; open the arm again"))
             self._publish(overruns)
         finally:
             self._run_late_jobs()
@@ -273,11 +302,11 @@ class ServoLoop:
         try:
             self._cycle(overruns)
         except PortLost as error:
-            self._latch(FaultKind.DISCONNECTED, (), str(error))
+            self.latch(Fault(FaultKind.DISCONNECTED, (), str(error)))
             self._publish(overruns)
             return False
         except BusError as error:  # a job's errors go to its caller; this one is of the cycle itself
-            self._latch(FaultKind.LOOP, (), str(error))
+            self.latch(Fault(FaultKind.LOOP, (), str(error)))
             self._publish(overruns)
             return False
         return True
@@ -290,18 +319,18 @@ class ServoLoop:
 
     def _cycle(self, overruns: int) -> None:
         self._counted_s += self.period_s
-        goals = self._next_goals()
+        readings = dict(self.snapshot().readings)
+        goals = self._next_goals(readings)
         if goals:
             self._bus.write_all("goal_position", goals)
-        readings = dict(self.snapshot().readings)
         fresh = self._bus.telemetry(self._ids, budget_s=self._budget_s)
         if self.lockstep:
             fresh = {id_: replace(reading, stamp_s=self._counted_s) for id_, reading in fresh.items()}
         for id_ in self._ids:
             if id_ in fresh and self._plausible(id_, readings.get(id_), fresh[id_]):
                 readings[id_] = fresh[id_]
-        self._judge(fresh)
-        self._check_torque()
+        self._judge(fresh, readings)
+        self._let_go()
         self._publish(overruns, readings)
         with contextlib.suppress(queue.Empty):
             self._jobs.get_nowait()()
@@ -311,7 +340,7 @@ class ServoLoop:
             last = self._snapshot
             self._snapshot = Snapshot(
                 self.now(), last.cycle + 1, overruns, last.readings if readings is None else readings,
-                dict(self._written), self._fault,
+                dict(self._written), self._state.fault, self._state.level,
             )  # fmt: skip
             self._published.notify_all()
 
@@ -319,100 +348,121 @@ class ServoLoop:
         share = min(1.0, (now - self._begun_s) / self._duration_s)
         return {id_: round(self._start[id_] + share * (end - self._start[id_])) for id_, end in self._end.items()}
 
-    def _next_goals(self) -> dict[int, int]:
+    def _next_goals(self, readings: Mapping[int, Reading]) -> dict[int, int]:
         with self._lock:
             if not self._torque:
                 return {}
-            goals = self._goals(self.now())
-            if self._fault is not None or self._waiting:  # HOLD: stay where the last goals were
-                goals = dict(self._written)
+            level = self._state.level
+            goals = self._goals(self.now()) if level < Level.HOLD else dict(self._written)
+        if level is Level.PARK:
+            goals = self._parking(readings, goals)
+        with self._lock:
+            if not self._torque:
+                return {}
+            if level >= Level.HOLD:  # what was on its way is forgotten
                 self._start, self._end = dict(goals), dict(goals)
             self._written = goals
-            return dict(goals)
+            return {id_: goal for id_, goal in goals.items() if id_ not in self._state.limp}
 
-    def _latch(self, kind: FaultKind, ids: tuple[int, ...], text: str) -> None:
+    def _parking(self, readings: Mapping[int, Reading], here: dict[int, int]) -> dict[int, int]:
+        """The next goals on the way to the rest pose; torque goes off where it ends."""
+        try:
+            goals = self._park(readings, self.period_s) if self._park is not None else None
+        except RobotError as error:
+            self.latch(Fault(FaultKind.STALLED, (), f"the rest pose cannot be reached ({error}); the arm holds. Reset"))
+            return here
+        if goals is None:
+            self._all_limp()
+            with self._lock:
+                self._state = supervisor.parked(self._state)
+            return here
+        return {**here, **goals}
+
+    def _all_limp(self) -> None:
+        """Torque off on every servo, each one tried; those that keep it are tried again later."""
+        self._limp_tried_s = self.now()
+        failed = self._bus.torque_off()
+        if not failed:
+            self.disengage()
+        elif self.level is not Level.LIMP:
+            text = f"the torque may still be on: {'; '.join(failed.values())}. Support the arm and switch its power off"
+            self.latch(Fault(FaultKind.SERVO, tuple(failed), text, Level.LIMP))
+
+    def _let_go(self) -> None:
+        """Carry out what the level and the supervisor's list say about torque."""
         with self._lock:
-            if self._fault is None:
-                self._fault = Fault(kind, ids, text)
-                _log.warning("%s", text)
+            level, torque, limp = self._state.level, self._torque, self._state.limp - self._limp
+        if not torque:
+            return
+        if level is Level.LIMP:
+            if self.now() - self._limp_tried_s >= _SLOW_S:
+                self._all_limp()
+        elif limp:
+            self._limp |= limp
+            with contextlib.suppress(BusError):
+                self._bus.write_all("torque_enable", dict.fromkeys(limp, 0))
 
     def _plausible(self, id: int, last: Reading | None, now: Reading) -> bool:
         """No servo turns faster than it can; a reading that says so is damaged, or the encoder is."""
-        with self._lock:
-            torque = self._torque
-        if last is None or not torque:  # a limp arm may be thrown about by hand
-            self._jumps[id] = 0
+        if last is None or not self.engaged:  # a limp arm may be thrown about by hand
+            self._jumps[id] = (0, 0)
             return True
-        allowed = 1.5 * self._able[id] * (now.stamp_s - last.stamp_s) + _JUMP_MARGIN
-        if abs(now.position - last.position) <= allowed:
-            self._jumps[id] = 0
+        jump = now.position - last.position
+        if abs(jump) <= 1.5 * self._able[id] * (now.stamp_s - last.stamp_s) + _JUMP_MARGIN:
+            self._jumps[id] = (0, 0)
             return True
-        self._jumps[id] += 1
-        if self._jumps[id] >= 2:
-            moved = now.position - last.position
-            self._latch(
-                FaultKind.JUMP, (id,),
-                f"{self._names[id]}: its position jumped by {moved} counts, which it cannot do; check the cable and "
-                f"whether the joint crosses the end of the encoder, then reset",
-            )  # fmt: skip
+        self._jumps[id] = (self._jumps[id][0] + 1, jump)
         return False
 
-    def _judge(self, fresh: Mapping[int, Reading]) -> None:
+    def _judge(self, fresh: Mapping[int, Reading], readings: Mapping[int, Reading]) -> None:
         now = self.now()
         for id_ in self._ids:
             self._silent[id_] = 0 if id_ in fresh else self._silent[id_] + 1
             self._heard_s[id_] = now if id_ in fresh or not self._heard_s[id_] else self._heard_s[id_]
-        silent = tuple(id_ for id_ in self._ids if self._silent[id_] >= self._misses)
-        lost = tuple(id_ for id_ in silent if now - self._heard_s[id_] >= self._silence_s)
-        self._waiting = bool(silent)
-        if lost:
-            self._latch(
-                FaultKind.SILENT, lost,
-                f"{self._called(lost)}: no answer for {self._silence_s:g} s; the arm holds. Check cable and power, then "
-                "reset",
-            )  # fmt: skip
-        for id_, reading in fresh.items():
-            faults = set(reading.faults) - ({"overload"} if id_ in self._grips else set())
-            if "voltage" in faults:
-                self._low_since.setdefault(id_, now)
-                if now - self._low_since[id_] < _VOLTAGE_S:
-                    faults.discard("voltage")
-            else:
-                self._low_since.pop(id_, None)
-            if faults and self.fault is None:
-                self._servo_fault(id_, faults, reading)
+        flags = self._torque_flags(now)
+        with self._lock:
+            servos = [self._servo(id_, now, fresh.get(id_), readings.get(id_), flags.get(id_)) for id_ in self._ids]
+            before = self._state.fault
+            self._state = supervisor.supervise(
+                self._state, servos, now, self._thresholds, torque=self._torque, idle_s=now - self._commanded_s
+            )
+            fault = self._state.fault
+        if fault is not None and fault is not before:
+            _log.warning("%s", fault.text)
 
-    def _servo_fault(self, id: int, faults: set[str], reading: Reading) -> None:
-        limp = faults & _LIMP
-        self._latch(
-            FaultKind.SERVO, (id,),
-            f"{self._names[id]} reports {' and '.join(sorted(faults))} (load {reading.load:.0%}, "
-            f"{reading.temperature:.0f} °C, {reading.voltage:.1f} V); the arm holds"
-            f"{' and this joint is limp' if limp else ''}. Remove the cause, then reset",
+    def _servo(self, id: int, now: float, fresh: Reading | None, last: Reading | None, flag: int | None) -> Servo:
+        """What the supervisor is told of a servo; status bits only of what was heard in this cycle."""
+        jumps, jump = self._jumps[id]
+        servo = Servo(
+            id, self._names[id], now - self._heard_s[id], self._silent[id], jumps=jumps, jump=jump,
+            torque=None if flag is None else flag == 1,
         )  # fmt: skip
-        with self._lock:
-            torque = self._torque
-        if limp and torque:
-            with contextlib.suppress(BusError):
-                self._bus.write_all("torque_enable", {id: 0})
+        reading = fresh if fresh is not None else last
+        if reading is None:
+            return servo
+        error = (self._written.get(id, reading.position) - reading.position) / self._bus.models[id].resolution
+        return replace(
+            servo, faults=reading.faults if fresh is not None else (), temperature=reading.temperature,
+            voltage=reading.voltage, load=reading.load, current=reading.current, error_rad=2 * math.pi * error,
+        )  # fmt: skip
 
-    def _check_torque(self) -> None:
-        now = self.now()
+    def _torque_flags(self, now: float) -> dict[int, int]:
+        """The torque flag of every servo that answers, twice a second while it matters; the goals are compared as well."""
         with self._lock:
-            due = self._torque and self._fault is None and now - self._checked_s >= _SLOW_S
+            due = self._torque and self._state.fault is None and now - self._checked_s >= _SLOW_S
             self._checked_s = now if due else self._checked_s
         if not due:
-            return
-        found = self._bus.read_all("torque_enable", self._ids, budget_s=self._budget_s)
-        lost = tuple(id_ for id_, value in found.items() if value != 1)
-        with self._lock:
-            torque = self._torque
-        if lost and torque:
-            self._latch(
-                FaultKind.TORQUE_LOST, lost,
-                f"{self._called(lost)}: torque is off although nobody switched it off; did the supply fail? Support the "
-                "arm, then reset",
-            )  # fmt: skip
+            return {}
+        self._compare_goals()
+        return self._bus.read_all("torque_enable", self._ids, budget_s=self._budget_s)
 
-    def _called(self, ids: tuple[int, ...]) -> str:
-        return ", ".join(self._names[id_] for id_ in ids)
+    def _compare_goals(self) -> None:
+        """Do the servos hold what was written last? A write that is lost once is made up for by the next one."""
+        held = self._bus.read_all("goal_position", self._ids, budget_s=self._budget_s)
+        with self._lock:  # only this thread writes goals, so nothing was written since
+            strayed = {id_ for id_, goal in held.items() if self._written.get(id_, goal) != goal} - self._state.limp
+            lost, self._strayed = strayed & self._strayed, strayed
+        if lost:
+            names = ", ".join(self._names[id_] for id_ in self._ids if id_ in lost)
+            text = f"{names}: goals do not arrive, although readings do; the arm holds. Check cable and adapter, then reset"
+            self.latch(Fault(FaultKind.STALLED, tuple(sorted(lost)), text))

@@ -203,4 +203,5 @@ def _command(pid: int) -> str:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except OSError:
         return ""
-    return b" ".join(words[:3]).decode(errors="replace").strip()[:120]  # arguments further on may be private
+    # Arguments further on may be private; a script given with -c has lines, and this becomes part of a sentence.
+    return " ".join(b" ".join(words[:3]).decode(errors="replace").split())[:120]

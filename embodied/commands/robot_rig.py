@@ -1,0 +1,36 @@
+"""What the commands about one arm share: the rig that was named, on the port that was named."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hardware.errors import EmbodiedError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from hardware.rig import Rig
+
+_FILE_WIDTH = 140  # columns, where no terminal says how many there are
+
+
+def rig_at(source: str, port: str) -> Rig:
+    """The rig by name or file, on another port if one is given. Raises ``EmbodiedError`` when there is no port."""
+    from hardware.rig import load_rig
+
+    rig = load_rig(source)
+    if port:
+        rig = rig.model_copy(update={"bus": rig.bus.model_copy(update={"port": port})})
+    if not rig.bus.port:
+        raise EmbodiedError(f"{source} names no port; add --port (find it with: embodied robot find)")
+    return rig
+
+
+def people_console(as_json: bool) -> Console:
+    """People's output; out of the way of the JSON line."""
+    from rich.console import Console
+
+    console = Console(stderr=as_json, highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = _FILE_WIDTH
+    return console

@@ -1,0 +1,1 @@
+"""Policies made elsewhere: LeRobot checkpoints, and policies behind a network connection."""
