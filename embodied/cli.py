@@ -21,7 +21,7 @@ from tyro.conf import Positional, arg, subcommand
 
 from embodied.commands.camera import Camera
 from embodied.commands.data import Data
-from embodied.commands.output import print_json, save
+from embodied.commands.output import people_console, print_json, save
 from embodied.commands.plan import PlanImage
 from embodied.commands.policy import Policy
 from embodied.commands.robot import Robot
@@ -167,13 +167,6 @@ def _complain(sentence: str, as_json: bool) -> int:
     return UNUSABLE
 
 
-def _console(as_json: bool) -> Console:
-    """People's output; out of the way of the JSON line."""
-    from rich.console import Console
-
-    return Console(stderr=as_json, highlight=False, soft_wrap=True)
-
-
 def _positive(value: int, name: str) -> None:
     if value < 1:
         raise EmbodiedError(f"--{name} must be at least 1, not {value}")
@@ -217,7 +210,7 @@ def _evaluate(command: Evaluate) -> int:
     if command.seed < 0:
         raise EmbodiedError(f"--seed must be zero or more, not {command.seed}")
     quiet_libraries()
-    console = _console(command.json)
+    console = people_console(command.json)
     suite = command.suite or {"policy": "skills", "planner": "seen", "agent": "single"}[command.what]
     figures = _EVALUATIONS[command.what](command, suite, console)
     if command.json:
@@ -293,7 +286,7 @@ def _scene(command: SceneCommand) -> int:
     from embodied.agent import load_scene
 
     scene, name = load_scene(command.source)
-    console = _console(command.json)
+    console = people_console(command.json)
     from embodied.show import scene_table
 
     console.print(scene_table(scene, name))
@@ -333,7 +326,7 @@ def _collect(command: Collect) -> int:
 
     _positive(command.demos, "demos")
     _positive(command.workers, "workers")
-    console = _console(command.json)
+    console = people_console(command.json)
     if command.record is not None:
         return _record(command, command.record, console)
     demos = collect_shards(

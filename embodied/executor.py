@@ -342,8 +342,7 @@ def canonical_words(call: SkillCall, held: str = "") -> str:
             toward = {"front": "to the front", "behind": "to the back"}.get(call.direction, f"to the {call.direction}")
             return f"push the {call.object} {toward}"
         case Place() if held:
-            where = {"left": "to the left of", "right": "to the right of", "front": "in front of"}
-            return f"put the {held} {where.get(call.relation, call.relation)} the {call.object}"
+            return f"put the {held} {call.where} the {call.object}"
         case _ if call.skill in ("open", "close", "press"):
             return f"{call.skill} the {getattr(call, 'object', '')}"
         case _:
@@ -361,8 +360,7 @@ def describe(call: SkillCall) -> str:
     """One short line for people: ``pick the red cube``."""
     match call:
         case Place():
-            where = {"left": "to the left of", "right": "to the right of", "front": "in front of"}
-            return f"place it {where.get(call.relation, call.relation)} the {call.object}"
+            return f"place it {call.where} the {call.object}"
         case Push():
             toward = {"front": "towards the viewer", "behind": "away from the viewer"}
             return f"push the {call.object} {toward.get(call.direction, 'to the ' + call.direction)}"

@@ -276,8 +276,9 @@ class Grounder:
             return self._done(call, "stack", spot, spot, {call.object: spot})
         beside = self._beside(call.object, call.relation, foot, ledger)
         if beside is None:
-            where = {"front": "in front of", "behind": "behind"}.get(call.relation, f"to the {call.relation} of")
-            raise UnreachableError(f"{held} cannot be put {where} the {call.object}: no free spot there is in reach")
+            raise UnreachableError(
+                f"{held} cannot be put {call.where} the {call.object}: no free spot there is in reach"
+            )
         return self._done(call, "place", beside, beside, {call.object: foot, "to": beside})
 
     def _beside(self, name: str, direction: Direction, foot: Float, ledger: Ledger) -> Float | None:

@@ -49,6 +49,12 @@ class Place(_Call):
     point: Point
     top: Point | None = None  # wanted for relation "on"
 
+    @property
+    def where(self) -> str:
+        """The relation in words: ``in``, ``on``, ``behind``, ``in front of``, ``to the left of``."""
+        words = {"left": "to the left of", "right": "to the right of", "front": "in front of"}
+        return words.get(self.relation, self.relation)
+
 
 class Push(_Call):
     """Slide an object over the table by about 8 cm."""

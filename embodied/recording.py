@@ -20,7 +20,7 @@ from hardware.safety import Applied
 from policies.dataset.layout import DatasetError
 from policies.dataset.writer import DatasetWriter, WriterOptions
 from policies.goal import Goal
-from policies.recorder import RecordedRobot, Recorder, robot_features
+from policies.recorder import RecordedRobot, Recorder, open_recording
 from policies.runtime import SkillResult, Step
 
 Float = NDArray[np.float64]
@@ -30,22 +30,8 @@ _PATIENT = WriterOptions(missing="repeat")
 
 
 def open_dataset(root: Path | str, robot: Robot, *, fps: float | None = None) -> DatasetWriter:
-    """A writer for this robot's episodes with all its cameras; ``fps``: the robot's control rate when left out.
-
-    Looks through each camera once, for its size. Raises ``DatasetError`` when the dataset there is another robot's, and
-    ``RobotError`` when a camera gives no picture.
-    """
-    frames = robot.observe(tuple(robot.camera_names)).frames
-    if "monotonic" in frames:
-        raise DatasetError("a camera cannot be called 'monotonic' in a recording; rename it")
-    sizes = {name: (frame.rgb.shape[0], frame.rgb.shape[1]) for name, frame in frames.items()}
-    return DatasetWriter(
-        root,
-        fps=robot.control_hz if fps is None else fps,
-        robot_type=robot.spec.name,
-        features=robot_features(robot.spec, sizes),
-        options=_PATIENT,
-    )
+    """As ``open_recording`` with all cameras; a picture that does not come is the one before again."""
+    return open_recording(root, robot, fps=fps, options=_PATIENT)
 
 
 class AgentRecording:

@@ -39,8 +39,7 @@ def is_holding(observation: Observation) -> bool:
 
 def question_about(pick: Pick, place: Place) -> str:
     """What to ask a picture after ``place``: ``is the red cube in the blue bowl?``"""
-    where = {"left": "to the left of", "right": "to the right of", "front": "in front of"}
-    return f"is the {pick.object} {where.get(place.relation, place.relation)} the {place.object}?"
+    return f"is the {pick.object} {place.where} the {place.object}?"
 
 
 def looks_so(planner: object, question: str, frame: Frame) -> float | None:

@@ -65,9 +65,18 @@ def robot_features(spec: ArmSpec, cameras: Mapping[str, tuple[int, int]]) -> dic
 
 
 def open_recording(
-    root: Path | str, robot: Robot, *, cameras: Sequence[str] | None = None, options: WriterOptions | None = None
+    root: Path | str,
+    robot: Robot,
+    *,
+    cameras: Sequence[str] | None = None,
+    fps: float | None = None,
+    options: WriterOptions | None = None,
 ) -> DatasetWriter:
-    """A writer for this robot's episodes; ``cameras`` None: all it has. Looks through each camera once, for its size."""
+    """A writer for this robot's episodes; ``cameras`` None: all it has; ``fps`` None: its control rate.
+
+    Looks through each camera once, for its size. Raises ``DatasetError`` when the dataset there is another robot's, and
+    ``RobotError`` when a camera gives no picture.
+    """
     names = tuple(robot.camera_names if cameras is None else cameras)
     if "monotonic" in names:
         raise DatasetError("a camera cannot be called 'monotonic' in a recording; rename it")
@@ -75,7 +84,7 @@ def open_recording(
     sizes = {name: (frames[name].rgb.shape[0], frames[name].rgb.shape[1]) for name in names}
     return DatasetWriter(
         root,
-        fps=robot.control_hz,
+        fps=robot.control_hz if fps is None else fps,
         robot_type=robot.spec.name,
         features=robot_features(robot.spec, sizes),
         options=options or WriterOptions(),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from embodied.commands.output import print_json
+from embodied.commands.output import people_console, print_json
 from hardware.errors import EmbodiedError
 
 if TYPE_CHECKING:
@@ -50,11 +50,9 @@ class Data:
 
 def run(command: Data) -> int:
     """Exit status: 0 done, 1 the check found problems or episodes could not be saved. Raises ``EmbodiedError``."""
-    from rich.console import Console
-
     if command.what != "merge" and len(command.folders) != 1:
         raise EmbodiedError(f"data {command.what} takes one folder, not {len(command.folders)}")
-    console = Console(stderr=command.json, highlight=False, soft_wrap=True)
+    console = people_console(command.json)
     result, status = _ACTIONS[command.what](command, console)
     if command.json:
         print_json(result)

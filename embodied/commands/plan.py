@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from embodied.commands.output import print_json, save
+from embodied.commands.output import people_console, print_json, save
 from hardware.errors import EmbodiedError
 
 if TYPE_CHECKING:
@@ -40,8 +40,6 @@ class PlanImage:
 
 def run(command: PlanImage) -> int:
     """Plan, print, draw. Exit status 0 for a plan with steps, 1 for a question or a refusal."""
-    from rich.console import Console
-
     from embodied.drawing import png
     from embodied.plan_picture import annotated
     from embodied.show import plan_table
@@ -53,7 +51,7 @@ def run(command: PlanImage) -> int:
     scene = _scene(command.scene)
     frame = _frame(command.image, scene)
     plan, seconds = _planned(command, words, frame, scene)
-    console = Console(stderr=command.json, highlight=False, soft_wrap=True)
+    console = people_console(command.json)
     grounded, trouble = _grounded(plan, frame) if scene is not None else ((), "")
     console.print(plan_table(plan, seconds, grounded))
     if plan.speech is not None:

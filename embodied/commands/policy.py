@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import secrets
-import signal
 import sys
-import threading
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Literal
 
 from tyro.conf import Positional
 
-from embodied.commands.output import print_json
+from embodied.commands.output import print_json, stoppable
 from hardware.errors import EmbodiedError
 
 DONE = 0
@@ -62,32 +58,18 @@ def run(command: Policy) -> int:
     token = None if command.token_file is None else _new_token(command.token_file)
     if not is_loopback(command.host):
         print(f"warning: {command.host} is open to other machines, and nothing is encrypted", file=sys.stderr)
-    with PolicyServer(
+    server = PolicyServer(
         lambda: make_policy(command.policy or None), host=command.host, port=command.port, token=token
-    ) as server:
+    )
+    with stoppable() as wait, server:
         if command.json:
             print_json(
                 {"url": server.url, "policy": name, "token_file": command.token_file and str(command.token_file)}
             )
         else:
             print(f"{name} on {server.url}; Ctrl-C stops it", flush=True)
-        _wait(command.seconds)
+        wait(command.seconds)
     return DONE
-
-
-def _wait(seconds: float) -> None:
-    """Until it is time, a signal comes or Ctrl-C is pressed."""
-    stop = threading.Event()
-
-    def leave(number: int, frame: FrameType | None) -> None:
-        stop.set()
-
-    before = signal.signal(signal.SIGTERM, leave)
-    try:
-        with contextlib.suppress(KeyboardInterrupt):
-            stop.wait(seconds or None)
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _new_token(path: Path) -> str:

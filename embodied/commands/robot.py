@@ -6,21 +6,18 @@ The others: ``robot_find``, ``robot_setup``, ``robot_calibrate`` and ``robot_doc
 
 from __future__ import annotations
 
-import contextlib
-import signal
 import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from tyro.conf import Positional, subcommand
 
 from embodied.commands import robot_calibrate, robot_doctor, robot_find, robot_setup
-from embodied.commands.output import print_json
+from embodied.commands.output import print_json, stoppable
 from embodied.commands.robot_calibrate import Calibrate
 from embodied.commands.robot_doctor import Doctor, Info, Release
 from embodied.commands.robot_find import Find
@@ -122,27 +119,17 @@ def _emulate(command: Emulate) -> int:
 
 def _serve(command: Emulate, emulator: Emulator) -> int:
     """Keep the port until it is time, a signal comes or Ctrl-C is pressed."""
-    stop = threading.Event()
-
-    def leave(number: int, frame: FrameType | None) -> None:
-        stop.set()
-
-    before = signal.signal(signal.SIGTERM, leave)
-    try:
-        with emulator:
-            if command.json:
-                print_json({"port": emulator.port, "arm": command.arm, "model": command.model})
-            else:
-                print(f"{command.arm} on {emulator.port} at {emulator.chain.baud} baud; Ctrl-C stops it", flush=True)
-            if command.hands is not None:
-                threading.Thread(target=_move, args=(emulator, command.hands), name="hands", daemon=True).start()
-            with contextlib.suppress(KeyboardInterrupt):
-                stop.wait(command.seconds or None)
-            if command.json:
-                counts = {"traffic": dict(emulator.traffic), "faults": dict(emulator.injector.counts)}
-                print_json({"seconds": round(emulator.time_s, 3), **counts})
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    with stoppable() as wait, emulator:
+        if command.json:
+            print_json({"port": emulator.port, "arm": command.arm, "model": command.model})
+        else:
+            print(f"{command.arm} on {emulator.port} at {emulator.chain.baud} baud; Ctrl-C stops it", flush=True)
+        if command.hands is not None:
+            threading.Thread(target=_move, args=(emulator, command.hands), name="hands", daemon=True).start()
+        wait(command.seconds)
+        if command.json:
+            counts = {"traffic": dict(emulator.traffic), "faults": dict(emulator.injector.counts)}
+            print_json({"seconds": round(emulator.time_s, 3), **counts})
     return DONE
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import Positional, arg
 
 from embodied.commands.output import print_json, save
-from embodied.commands.robot_rig import people_console, rig_at
+from embodied.commands.robot_rig import rig_at, wide_console
 from hardware.errors import EmbodiedError
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class Calibrate:
 
 def run(command: Calibrate) -> int:
     """Exit status 0. Raises ``EmbodiedError``; what was done by then is kept and gone on with."""
-    console = people_console(command.json)
+    console = wide_console(command.json)
     if command.import_lerobot is not None and command.export_lerobot is not None:
         raise EmbodiedError("import or export LeRobot's file, not both at once")
     if command.export_lerobot is not None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import Positional, arg
 
 from embodied.commands.output import print_json
-from embodied.commands.robot_rig import people_console, rig_at
+from embodied.commands.robot_rig import rig_at, wide_console
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -74,7 +74,7 @@ def info(command: Info) -> int:
     from hardware.arm_report import read_arm
 
     rig = rig_at(command.rig, command.port)
-    console = people_console(command.json)
+    console = wide_console(command.json)
     report = read_arm(rig)
     port = report.port
     console.print(f"{rig.name} ({rig.arm}, {rig.role}) on {port.usb} at {rig.bus.baud} baud", markup=False)
@@ -96,7 +96,7 @@ def doctor(command: Doctor) -> int:
     from hardware.port_advice import udev_rules
 
     rig = rig_at(command.rig, command.port)
-    console = people_console(command.json)
+    console = wide_console(command.json)
     with console.status("reading the arm"):
         report = read_arm(rig)
     findings = diagnose(rig, report)
@@ -126,7 +126,7 @@ def release(command: Release) -> int:
     from hardware.servo.port import BusError
 
     rig = rig_at(command.rig, command.port)
-    console = people_console(command.json)
+    console = wide_console(command.json)
     with Bus.open(rig.bus.port, {j.id: j.model for j in rig.joints.values()}, baud=rig.bus.baud) as bus:
         failed = bus.torque_off()
         with contextlib.suppress(BusError):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from embodied.commands.output import print_json
-from embodied.commands.robot_rig import people_console
+from embodied.commands.robot_rig import wide_console
 from hardware.errors import EmbodiedError
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Find:
 
 def run(command: Find) -> int:
     """Exit status: 0 servos answer on a port, 1 none do. Raises ``EmbodiedError``."""
-    console = people_console(command.json)
+    console = wide_console(command.json)
     ports = _ports(command, console)
     if not ports:
         console.print(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from embodied.commands.output import people_console
 from hardware.errors import EmbodiedError
 
 if TYPE_CHECKING:
@@ -26,11 +27,9 @@ def rig_at(source: str, port: str) -> Rig:
     return rig
 
 
-def people_console(as_json: bool) -> Console:
-    """People's output; out of the way of the JSON line."""
-    from rich.console import Console
-
-    console = Console(stderr=as_json, highlight=False, soft_wrap=True)
+def wide_console(as_json: bool) -> Console:
+    """As ``people_console``, wide enough for the tables about an arm where no terminal says how wide it is."""
+    console = people_console(as_json)
     if not console.is_terminal:
         console.width = _FILE_WIDTH
     return console

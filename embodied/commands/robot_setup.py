@@ -38,11 +38,11 @@ class Setup:
 def run(command: Setup) -> int:
     """Exit status 0. Raises ``EmbodiedError`` naming the joint to go on with."""
     from embodied.commands.asking import answers
-    from embodied.commands.robot_rig import people_console, rig_at
+    from embodied.commands.robot_rig import rig_at, wide_console
     from hardware.motor_setup import apply_settings, joints_from, set_up
 
     rig = rig_at(command.rig, command.port)
-    console = people_console(command.json)
+    console = wide_console(command.json)
     if command.together:
         written = apply_settings(rig)
         for name, registers in written.items():

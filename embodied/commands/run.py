@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
-from embodied.commands.output import print_json
+from embodied.commands.output import people_console, print_json
 from hardware.errors import EmbodiedError
 from hardware.safety import Profile
 
@@ -80,14 +80,12 @@ class Run:
 
 def run(command: Run) -> int:
     """Exit status: 0 the task succeeded, 1 it did not. Raises ``EmbodiedError`` for what cannot begin."""
-    from rich.console import Console
-
     if command.retries < 0:
         raise EmbodiedError(f"--retries must be zero or more, not {command.retries}")
     if not command.instruction.strip():
         raise EmbodiedError("the instruction is empty; say what to do, for example: put the red cube in the blue bowl")
     quiet_libraries()
-    console = Console(stderr=command.json, highlight=False, soft_wrap=True)
+    console = people_console(command.json)
     from embodied.robots import is_simulated
 
     return _simulated(command, console) if is_simulated(command.robot) else _real(command, console)

@@ -264,6 +264,11 @@ def number_rule(coordinates: Coordinates, size: tuple[int, int]) -> NumberRule:
             return NumberRule.integers(SCALE, SCALE)
 
 
+def scale_of(coordinates: Coordinates, size: tuple[int, int]) -> tuple[int, int]:
+    """What a model that points in ``coordinates`` writes at the right and the lower edge of a picture of ``size`` (w, h)."""
+    return {"abs_px": size, "unit": (1, 1), "percent": (100, 100)}.get(coordinates, (SCALE, SCALE))
+
+
 def read_plan(text: str, coordinates: Coordinates, size: tuple[int, int]) -> Plan:
     """The plan in a model's answer, its points brought from ``coordinates`` to 0..1. Raises ``PlanError``."""
     if coordinates == "rel1000_xy":
@@ -272,7 +277,7 @@ def read_plan(text: str, coordinates: Coordinates, size: tuple[int, int]) -> Pla
         data = json.loads(text)
     except json.JSONDecodeError:
         return parse_plan(text)  # which says what is wrong with it
-    scale = {"abs_px": size, "unit": (1, 1), "percent": (100, 100)}.get(coordinates, (SCALE, SCALE))
+    scale = scale_of(coordinates, size)
     for item in data if isinstance(data, list) else []:
         for key in ("point_2d", "top_2d"):
             if isinstance(item, dict) and key in item:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from embodied.planner.adapters import number_rule
+from embodied.planner.adapters import number_rule, scale_of
 from embodied.planner.jobs import MOST_LOCATED, Job, Located, parse_located
-from embodied.planner.plan_text import SCALE, Coordinates
+from embodied.planner.plan_text import Coordinates
 from hardware.errors import PlanError
 
 #: Tokens that a list of ``MOST_LOCATED`` objects may take in a tokenizer that knows only letters.
@@ -60,7 +60,7 @@ def read_located(text: str, coordinates: Coordinates, size: tuple[int, int]) -> 
         data = json.loads(text[text.index("[") : text.rindex("]") + 1])
     except ValueError as error:
         raise PlanError("the answer is not a list of objects; ask again or use another model") from error
-    scale = {"abs_px": size, "unit": (1, 1), "percent": (100, 100)}.get(coordinates, (SCALE, SCALE))
+    scale = scale_of(coordinates, size)
     for item in data if isinstance(data, list) else []:
         for key in ("point_2d", "bbox_2d"):
             if isinstance(item, dict) and isinstance(item.get(key), list):
