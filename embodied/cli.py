@@ -47,7 +47,7 @@ class Evaluate:
     """The policy alone (goals from the true scene), the planner alone, or both together."""
     suite: str = ""
     """policy: skills, noise1cm, noise2cm, randomized, shapes. planner: seen, paraphrase, novel, free, refuse, point, verify.
-    agent: single, skills, long."""
+    agent: single, skills, long, sequence."""
     episodes: int | None = None
     """How many (policy: per skill); 100 when left out, all of them for the suite free."""
     seed: int = 0

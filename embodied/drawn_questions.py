@@ -51,11 +51,16 @@ def question(seed: int, index: int, kind: str | None, split: str, world: World |
 
 def already_so(asked: Question, world: World) -> bool:
     """Whether any condition of a question holds before anything has moved. Loads its scene into ``world``."""
+    world.load(asked.scene)
+    return so_now(asked, world)
+
+
+def so_now(asked: Question, world: World) -> bool:
+    """Whether any condition of a question holds in ``world`` as it is."""
     from embodied.language.view import look
     from embodied.referee import conditions_of
     from sim.conditions import Start, holds
 
-    world.load(asked.scene)
     start = Start.of(world)
     view = look(asked.scene, front_camera(asked.scene))
     return any(holds(world, condition, start) for condition in conditions_of(asked.truth, view))

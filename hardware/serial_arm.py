@@ -9,6 +9,10 @@ Opening causes no motion: servos are identified, settings compared, torque stays
 torque on, after the goal of every servo has been set to where it is. ``close`` makes every joint limp, whatever fails
 on the way; SIGTERM and SIGHUP end the program in the ordinary way, so that ``finally`` and ``close`` run.
 
+A command has an age: the time since it was made, which who sends it can tell (``made_s``). One that is too old is not
+obeyed, and one that is much too old latches a fault, so an arm does not follow a program that has stopped thinking. An arm
+to which nothing is sent rests where it was sent last, and whoever pauses between two commands finds it as it was.
+
 ``stop`` holds the arm, pressed again it makes it limp. What servos report can do the same, or slow the arm down, or send
 it to its rest pose (``hardware.supervisor``); so does a minute without a command, because servos that hold get hot.
 
@@ -228,32 +232,48 @@ class SerialArm:
         """Measured joint vector (6,). Raises ``RobotError`` when there is no recent measurement."""
         return self._measured()[0]
 
-    def write(self, target: Float) -> Applied:
+    def write(self, target: Float, *, made_s: float | None = None) -> Applied:
         """Send a joint vector (6,) through the safety core; returns what was really sent and why.
 
-        The first call switches torque on (``enable``). While a fault is latched every command is rejected, see
-        ``fault``. Raises ``PortLost`` when the port is gone.
+        ``made_s`` is when the command was made, on the clock of ``Observation.stamp_s``: for a program that answers
+        observations the stamp of the last one, None for what was decided just now. From ``Limits.hold_age_s`` on a command
+        is rejected, from ``latch_age_s`` on it latches a fault.
+
+        The first call switches torque on (``enable``), unless the command is too old. While a fault is latched every
+        command is rejected, see ``fault``. Raises ``PortLost`` when the port is gone.
         """
+        made_s = self._loop.now() if made_s is None else made_s
         fault = self._usable()
         with self._guard:
             if fault is not None:
-                held = self._last_known() if self._safety is None else self._safety.sent
-                return Applied(held, "reject", (Reason.LATCHED,))
+                if self._safety is None:
+                    return Applied(self._last_known(), "reject", (Reason.LATCHED,))
+                why = (self._safety.fault,) if self._safety.fault is not None else ()
+                return Applied(self._safety.sent, "reject", (Reason.LATCHED, *why))
             if not self.engaged:
+                if not 0.0 <= self._age(made_s) <= self.limits.hold_age_s:
+                    return Applied(self._last_known(), "reject", (Reason.STALE,))
                 self.enable()
-            return self._send(target)
+                made_s = self._loop.now()  # no command is to blame for the time that this takes
+            return self._send(target, made_s)
 
-    def _send(self, target: Float) -> Applied:
+    def _age(self, made_s: float) -> float:
+        """How old a command is, s, beyond the two periods that it may take at low rates: one to make, one to send it."""
+        age_s = self._loop.now() - made_s
+        if not age_s > 0.0:  # what is no age, NaN or the future, stays none: the core knows what to do
+            return age_s
+        return max(0.0, age_s - max(0.0, 2.0 * self._period_s - self.limits.hold_age_s))
+
+    def _send(self, target: Float, made_s: float) -> Applied:
         if self._safety is None:  # enable raises rather than leave it so
             raise RobotError("torque is off; call enable")
-        now = self._loop.now()
-        dt, self._written_s = now - self._written_s, now
+        dt, self._written_s = self._loop.since(self._written_s), self._loop.now()
         try:
             present = self.read()
         except RobotError:  # the core repeats what was sent, and latches when this lasts
             present = np.full(6, np.nan)
         limits = self._slow_limits if self._loop.level is Level.SLOW else self.limits
-        applied, state = step(self._safety, present, target, limits, max(dt, 1e-6))
+        applied, state = step(self._safety, present, target, limits, max(dt, 1e-6), self._age(made_s))
         if applied.verdict != "reject" and not self._loop.move(self._map.counts(applied.q), self._period_s):
             return Applied(self._safety.sent, "reject", (Reason.LATCHED,))  # a fault came in between; nothing was sent
         self._safety = state
@@ -284,9 +304,9 @@ class SerialArm:
         self._usable()
         self._loop.wait(1)
 
-    def act(self, target: Float) -> Applied:
-        """Send a joint vector (6,) and let exactly one control period pass."""
-        applied = self.write(target)
+    def act(self, target: Float, *, made_s: float | None = None) -> Applied:
+        """Send a joint vector (6,) and let exactly one control period pass; ``made_s`` as in ``write``."""
+        applied = self.write(target, made_s=made_s)
         if self._loop.lockstep:
             self._loop.step()
             return applied

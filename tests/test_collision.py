@@ -93,6 +93,49 @@ def test_the_jaw_closes_on_the_tool_point(spec: ArmSpec) -> None:
     assert away[0] < away[1] < away[2] and away[2] > 0.05
 
 
+@pytest.mark.parametrize("spec", ARMS.values(), ids=ARMS)
+def test_hand_and_jaw_are_rigid(spec: ArmSpec, rng: np.random.Generator) -> None:
+    """The ends of a capsule's axis stay where they are in the frame of the link that they stand for."""
+    seen = []
+    for _ in range(20):
+        q = rng.uniform(spec.lower, spec.upper)
+        found, poses = capsules(spec, q), link_poses(spec, q)
+        palm, pivot, tip = (_base_frame(spec, q, point) for point in (found["hand"][1], *found["jaw"][:2]))
+        assert math.dist(palm, tool_position(spec, q)) == pytest.approx(0.03, abs=2e-5)
+        hand, jaw = (np.linalg.inv(poses[origin.child]) for origin in (spec.arm_origins[4], spec.jaw_origin))
+        ends = ((hand, palm), (hand, pivot), (jaw, pivot), (jaw, tip))
+        seen.append([frame[:3, :3] @ point + frame[:3, 3] for frame, point in ends])
+    assert np.ptp(seen, axis=0).max() < 5e-5
+    assert np.abs(np.mean(seen, axis=0)[2, :2]).max() < 2e-5  # the pivot lies on the jaw's axis
+
+
+def test_the_fixed_finger_is_where_the_jaw_does_not_open() -> None:
+    """On an arm whose jaw opens the other way, it is the other one that is lower."""
+    mirrored = replace(SO101, jaw_range_rad=(0.174533, -1.74533))
+
+    def drop(spec: ArmSpec, roll: float) -> float:
+        q = np.array([0.0, 0.0, 0.0, 0.0, roll, 0.1])  # stretched out, the jaw's tip at the tool point
+        return tool_position(spec, q)[2] - gripper_height(spec, q)
+
+    assert drop(SO101, -0.8) > 0.001 > abs(drop(mirrored, -0.8)) + 0.0009
+
+
+def test_the_sizes_are_these(rng: np.random.Generator) -> None:
+    """Whoever changes a size changes it here too, knowingly, after a look at what PyBullet says below."""
+    for _ in range(10):
+        q = rng.uniform(SO101.lower, SO101.upper)
+        found = capsules(SO101, q)
+        assert {name: capsule[2] for name, capsule in found.items()} == {
+            "base": 0.050, "column": 0.032, "upper arm": 0.024, "forearm": 0.022, "wrist": 0.024, "hand": 0.036,
+            "jaw": 0.022,
+        }  # fmt: skip
+        assert found["column"][0] == (0.0, 0.0, 0.032)  # its round end stands on the table
+        free = _gap(q)
+        assert free["wrist and table"] == pytest.approx(found["wrist"][0][2] - 0.02)
+        assert free["hand and table"] == pytest.approx(min(end[2] for end in found["hand"][:2]) - 0.02)
+    assert FINGER_SLACK_M == 0.012
+
+
 def test_what_is_free_by_the_margin_is_free_for_pybullet(distance: Distance, rng: np.random.Generator) -> None:
     near = 0
     for _ in range(300):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from embodied.agent import Agent
-from embodied.evaluation import AGENT_SUITES, agent_questions, evaluate_agent, same_plan
+from embodied.evaluation import AGENT_KINDS, agent_questions, evaluate_agent, same_plan
 from embodied.language import example
 from embodied.plan import Pick, Plan, Refuse
 from hardware.camera_model import Frame
@@ -53,11 +53,11 @@ def agent(planner: Told) -> Iterator[Agent]:
         yield agent
 
 
-@pytest.mark.parametrize("suite", sorted(AGENT_SUITES))
+@pytest.mark.parametrize("suite", sorted(AGENT_KINDS))
 def test_doing_nothing_never_counts_as_success(suite: str, agent: Agent, planner: Told) -> None:
     assert agent.world is not None
     idle = Agent(agent.robot, planner, Idle(), world=agent.world)
-    for asked in agent_questions(suite, len(AGENT_SUITES[suite]), 0, agent.world):
+    for asked in agent_questions(suite, len(AGENT_KINDS[suite]), 0, agent.world):
         idle.load(asked.scene)
         planner.answer = asked.truth
         assert not idle.run(asked.instruction, truth=asked.truth).success, asked.instruction
@@ -117,5 +117,5 @@ def test_a_suite_reports_each_kind(agent: Agent, planner: Told) -> None:
     planner.answer = Plan(calls=(Refuse(reason="unclear"),))
     report = evaluate_agent(agent, "single", 4, 0)
     assert report.success.rate == 0.0
-    assert set(report.by) == set(AGENT_SUITES["single"])
+    assert set(report.by) == set(AGENT_KINDS["single"])
     assert report.metrics["exact_plan"] == 0.0

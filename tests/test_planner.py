@@ -181,6 +181,8 @@ def test_patch_labels_mark_objects_where_they_stand() -> None:
         assert rows.size, "every object shows in some patch"
         near = np.abs(rows // COLS - patch // COLS) + np.abs(rows % COLS - patch % COLS)
         assert near.min() <= 1
+        assert labels.share[rows].sum() == pytest.approx(1.0), "each object counts once, however large"
+    assert labels.share.sum() == pytest.approx(2.0)
     assert labels.feet[0, 0] > labels.feet[1, 0], "y to the left of the arm is the right of the picture"
 
 
@@ -214,6 +216,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> TrainPlannerConfig:
     rendering.render_shards(folder / "data", first=0, last=1, seed=1, size=12)
     return TrainPlannerConfig(
         out=folder / "out", data=folder / "data", images=12, steps=3, batch=2, compile=False, hidden=96, layers=4,
+        eye_steps=2,
         log_every=1, warm_up=1, evaluate=0,
     )  # fmt: skip
 
@@ -223,9 +226,9 @@ def test_training_falls_resumes_exactly_and_loads_as_transformers_loads(
 ) -> None:
     from embodied.planner.train import train
 
-    whole = train(replace(tiny, steps=6, out=tmp_path / "whole"))
-    half = replace(tiny, steps=6, out=tmp_path / "half")
-    # Cut after three of six steps of the same schedule, then go on.
+    whole = train(replace(tiny, steps=8, out=tmp_path / "whole"))
+    half = replace(tiny, steps=8, out=tmp_path / "half")
+    # Cut after three of eight steps of the same schedule, then go on.
     import embodied.planner.train as module
 
     class Cut(Exception):
@@ -250,8 +253,9 @@ def test_training_falls_resumes_exactly_and_loads_as_transformers_loads(
     a, b = ((folder / "model.safetensors").read_bytes() for folder in (whole, resumed))
     assert a == b, "a training that was cut and resumed gives the same weights to the bit"
     lines = [json.loads(line) for line in (tmp_path / "whole" / "log.jsonl").read_text().splitlines()]
-    assert len(lines) == 6 and all(np.isfinite(line["text"]) for line in lines)
-    assert lines[-1]["text"] < lines[0]["text"]
+    assert len(lines) == 8 and all(np.isfinite(line["kind"]) for line in lines)
+    assert [line["step"] for line in lines if "text" not in line] == [1, 2], "the eye learns first, without words"
+    assert lines[-1]["text"] < lines[2]["text"]
 
     from transformers import AutoModelForImageTextToText
 

@@ -260,3 +260,22 @@ def test_one_command_trains_a_refiner_from_looks_and_its_own_mistakes(tmp_path: 
     assert load_policy(config.out).name == "refiner"
     card = (config.out / "README.md").read_text(encoding="utf-8")
     assert "1 still scenes per skill" in card and "wrist camera" in card
+
+
+def test_a_refiner_from_nothing_trains_its_mover_first_and_only_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from policies import train as module
+
+    monkeypatch.setitem(module.RECIPES, "point", module.Recipe(2, 0, 1, 2, 1, 8, "light"))
+    config = module.TrainConfig(
+        out=tmp_path / "out", data=tmp_path / "data", policy="refiner", mover=module.NEW_MOVER, skills=("press",), demos=1,
+        rounds=0, updates=1, batch=4, evaluate=0,
+    )  # fmt: skip
+    module.train(config)
+    mover, whole = load_point_network(config.out / "mover"), load_network(config.out)
+    for name, value in mover.state_dict().items():
+        assert torch.equal(whole.point.state_dict()[name], value), "the new mover moves, not the shipped one"
+    made = (config.out / "mover" / "model.safetensors").stat().st_mtime_ns
+    module.train(replace(config, resume=True))
+    assert (config.out / "mover" / "model.safetensors").stat().st_mtime_ns == made

@@ -178,6 +178,14 @@ class TestInput:
         assert shorten.is_safe(READY, READY + 0.01, SIM, DT)
         assert not shorten.is_safe(READY, target, SIM, DT)
 
+    @pytest.mark.parametrize(
+        ("joint", "edges"), [(0, SO101.lower), (0, SO101.upper), (4, SO101.lower), (4, SO101.upper)]
+    )
+    def test_the_last_check_refuses_one_joint_outside(self, joint: int, edges: np.ndarray) -> None:
+        patient = replace(SIM, tip_speed_m_s=9.0)  # with 9 s, nothing but the joint limits is in the way
+        for by, safe in ((0.99, True), (1.0, True), (1.01, False)):
+            assert shorten.is_safe(READY, nudge(joint, by * edges[joint] - READY[joint]), patient, 9.0) is safe
+
     def test_the_last_check_knows_tip_speed_and_table(self) -> None:
         stretched, down = np.array([0.0, 0.9, -1.0, 0.3, 0.0, 0.5]), nudge(1, 0.09)
         slow = replace(SIM, tip_speed_m_s=0.3)
@@ -246,9 +254,15 @@ class TestSpeed:
             q = shorten.tip_slowed(sent, goal, limits, 0.2)
             fine = [sent + k * (q - sent) for k in np.linspace(0.0, 1.0, 41)]
             long = sum(tip_m(np.append(a[:5], 0.5), np.append(b[:5], 0.5)) for a, b in itertools.pairwise(fine))
+            quarters = [sent + k * (q - sent) for k in (0.0, 0.25, 0.5, 0.75, 1.0)]
+            assert sum(tip_m(a, b) for a, b in itertools.pairwise(quarters)) <= 0.2 + 1e-9
             assert long < 0.2 * 1.02
             longest = max(longest, long)
         assert longest > 0.199
+
+    def test_what_is_slow_enough_is_returned_untouched(self) -> None:
+        target = READY + 0.01
+        assert shorten.tip_slowed(READY, target, SIM, DT) is target
 
     def test_a_late_loop_earns_no_longer_step(self) -> None:
         late, _ = step(started(), READY, nudge(4, 1.0), SIM, 3.0)
@@ -293,6 +307,13 @@ class TestFollowingError:
             applied, state = step(state, nudge(0, 1.6), READY, DEFAULT, DT)
         assert state.fault is Reason.LAGGING
         assert applied.reasons == (Reason.LATCHED, Reason.LAGGING)
+
+    def test_the_arm_may_be_far_for_exactly_as_long_as_allowed(self) -> None:
+        state, pushed = started(), nudge(0, 1.9)
+        for _ in range(5):  # half a second
+            _, state = step(state, pushed, READY, SIM, 0.1)
+        assert (state.fault, state.lagging_s) == (None, SIM.following_latch_s)
+        assert step(state, pushed, READY, SIM, 0.1)[1].fault is Reason.LAGGING
 
     def test_a_short_glitch_of_an_encoder_is_forgiven(self) -> None:
         state = started(limits=DEFAULT)
@@ -366,6 +387,20 @@ class TestJump:
         applied, _ = step(started(), READY, nudge(0, by), SIM, DT)
         assert (applied.reasons == (Reason.JUMP,)) is refused
 
+    @pytest.mark.parametrize(("sent", "accepted"), [(0.0, 0.0), (-0.1, 0.0), (0.0, -0.1)])
+    def test_as_far_as_the_band_reaches_is_no_jump(self, sent: float, accepted: float) -> None:
+        """From what was sent or from what was accepted, whichever is nearer."""
+        state = SafetyState(nudge(0, sent), nudge(0, accepted))
+        assert Reason.JUMP not in step(state, state.sent, nudge(0, 0.8), SIM, DT)[0].reasons
+        assert step(state, state.sent, nudge(0, 0.8001), SIM, DT)[0].reasons == (Reason.JUMP,)
+
+    @pytest.mark.parametrize("bounds", [DEFAULT, SIM], ids=["default", "sim"])
+    def test_more_than_one_whole_opening_of_the_gripper_is_a_jump(self, bounds: Limits) -> None:
+        shut = nudge(5, -READY[5])
+        for opening, refused in ((1.0, False), (1.01, True)):
+            applied, _ = step(started(shut, bounds), shut, nudge(5, opening, shut), bounds, DT)
+            assert (applied.reasons == (Reason.JUMP,)) is refused
+
     def test_a_stream_that_runs_ahead_is_no_jump_nor_is_coming_back(self) -> None:
         state = started()
         for ahead in (0.5, 1.0, 1.5):
@@ -413,6 +448,21 @@ class TestTable:
         wanted = np.append(kinematics.inverse(SO101, (0.22, 0.0, -0.005), 0.0, 0.3), 0.35)
         applied, _ = step(started(low), low, wanted, SIM, DT)
         assert Reason.TABLE in applied.reasons and applied.q[5] == pytest.approx(0.35)
+
+    def test_what_stays_above_the_margin_is_untouched(self) -> None:
+        just_above = self.low(0.0021)
+        assert shorten.above_table(self.low(0.01), just_above, SIM) is just_above
+
+    def test_below_the_margin_the_gripper_still_closes(self) -> None:
+        below = self.low(-0.01)
+        closed = nudge(5, -0.1, below)
+        assert shorten.above_table(below, closed, SIM) is closed
+
+    @pytest.mark.parametrize(("by", "safe"), [(0.00009, True), (0.00011, False)])
+    def test_the_last_check_forgives_a_tenth_of_a_millimetre(self, by: float, safe: bool) -> None:
+        start, target = self.low(0.0105), self.low(0.01)
+        margin = collision.gripper_height(SO101, target) + by
+        assert shorten.is_safe(start, target, replace(SIM, table_margin_m=margin), DT) is safe
 
     def test_starting_below_it_may_rise_but_not_sink(self) -> None:
         below = self.low(-0.01)
@@ -494,6 +544,14 @@ class TestLinks:
     def gap(self, q: np.ndarray) -> float:
         return min(collision.gaps(collision.capsules(SO101, q)))
 
+    def at(self, gap: float) -> np.ndarray:
+        """The pose on the way to the column that leaves this much free space (m)."""
+        low, high = 0.0, 1.0
+        for _ in range(40):
+            middle = 0.5 * (low + high)
+            low, high = (middle, high) if self.gap(self.folded(middle)) > gap else (low, middle)
+        return self.folded(low)
+
     @pytest.mark.parametrize("bounds", [DEFAULT, SIM], ids=["default", "sim"])
     def test_it_stops_at_the_margin_and_slows_before(self, bounds: Limits) -> None:
         assert self.gap(self.FOLDING) > 0.015 and self.gap(self.folded(1.0)) < 0.0
@@ -523,6 +581,44 @@ class TestLinks:
         edge = self.folded(0.28)
         applied, _ = step(started(edge), edge, nudge(2, -0.05, edge), SIM, DT)
         assert applied.verdict == "pass" and self.gap(applied.q) > self.gap(edge)
+
+    @pytest.mark.parametrize("by", [-5e-7, 0.0, 5e-7])
+    def test_held_at_the_margin_is_not_inside_it(self, by: float) -> None:
+        """There it leaves at full speed, and comes no nearer."""
+        edge = self.at(SIM.link_margin_m + by)
+        applied, _ = step(started(edge), edge, nudge(2, -0.05, edge), SIM, DT)
+        assert applied.verdict == "pass"
+        applied, _ = step(started(edge), edge, nudge(2, 0.05, edge), SIM, DT)
+        assert self.gap(applied.q) >= SIM.link_margin_m - 1e-6
+
+    def test_a_step_uses_up_no_more_of_the_slow_zone_than_its_time_allows(self) -> None:
+        """Half of what is free of it, with half of ``slow_s``."""
+        margin, zone = SIM.link_margin_m, SIM.slow_zone_m
+        start, less, more = (self.at(margin + share * zone) for share in (0.8, 0.43, 0.38))
+        assert shorten.links_apart(start, less, SIM, 0.5 * SIM.slow_s) is less
+        cut = shorten.links_apart(start, more, SIM, 0.5 * SIM.slow_s)
+        assert 0.4 * zone - 1e-9 <= self.gap(cut) - margin < 0.41 * zone
+
+    def test_a_way_that_is_too_near_in_the_middle_is_cut(self) -> None:
+        """A wrist that swings past straight down: where the hand is lowest, the way may be too low."""
+        rng, seen = np.random.default_rng(73), {1: 0, 2: 0, 3: 0}
+        for _ in range(400):
+            lift, elbow, wrist = rng.uniform(0, 0.9), rng.uniform(-0.6, 0.6), rng.uniform(-1.6, 1.6)
+            sent = np.array([0.0, lift, elbow, wrist, 0.0, 0.3])
+            goal = nudge(3, rng.uniform(-1.6, 1.6) - wrist, sent)
+            free = [self.gap(sent + k * (goal - sent)) for k in (0.0, 0.25, 0.5, 0.75, 1.0)]
+            lowest, second = sorted(free)[:2]
+            where, margin = free.index(lowest), 0.5 * (lowest + second)
+            if where in seen and second - lowest > 0.001 and margin >= 0.0:  # only there is it nearer than the margin
+                bounds = replace(SIM, link_margin_m=margin, slow_zone_m=0.001, slow_s=DT)
+                assert shorten.links_apart(sent, goal, bounds, DT) is not goal
+                seen[where] += 1
+        assert all(seen.values())
+
+    def test_the_largest_share_is_found_to_one_part_in_256(self) -> None:
+        assert shorten._largest(lambda share: share <= 1.0 / 3.0) == 85 / 256
+        assert shorten._largest(lambda share: share < 1.0) == 255 / 256
+        assert shorten._largest(lambda share: False) == 0.0
 
     def test_inside_it_goes_slowly_and_not_deep(self) -> None:
         state = started(self.folded(0.9), SIM)
@@ -555,6 +651,11 @@ class TestLinks:
         up, _ = step(started(low), low, nudge(1, -0.05, low), SIM, DT)
         assert up.q[1] == pytest.approx(low[1] - 0.05)
 
+    def test_low_over_the_table_the_arm_still_turns(self) -> None:
+        low = np.array([0.0, 1.2, 0.9, -1.0, 0.0, 0.3])
+        turned = nudge(0, 0.05, low)
+        assert shorten.links_apart(low, turned, SIM, DT) is turned
+
     def test_what_is_far_is_returned_untouched(self) -> None:
         target = READY + 0.02
         assert shorten.links_apart(READY, target, SIM, DT) is target
@@ -573,7 +674,7 @@ class TestLinks:
             allowed = shorten.bend_m(way)
             assert max(bends) <= allowed + 1e-12
             share = max(share, max(bends) / (allowed + 1e-12))
-        assert 0.6 < share <= 1.0
+        assert 0.67 < share <= 1.0
 
     def test_random_motion_never_goes_below_the_margin(self) -> None:
         rng = np.random.default_rng(72)
@@ -593,6 +694,11 @@ class TestLinks:
         assert not shorten.is_safe(self.FOLDING, self.folded(1.0), patient, 9.0)
         deep = np.array([-0.6, 0.4, 1.4, 1.3, -2.0, 0.6])
         assert not shorten.is_safe(self.folded(1.0), deep, patient, 9.0)
+
+    @pytest.mark.parametrize(("by", "safe"), [(0.00009, True), (0.00011, False)])
+    def test_the_last_check_forgives_a_tenth_of_a_millimetre(self, by: float, safe: bool) -> None:
+        start, target = self.at(SIM.link_margin_m + 0.0005), self.at(SIM.link_margin_m - by)
+        assert shorten.is_safe(start, target, SIM, DT) is safe
 
     def test_a_folded_arm_can_be_unfolded(self) -> None:
         """The way to the rest pose of a SO-101 that was put away folded up; PyBullet finds it free by a millimetre."""
@@ -630,6 +736,13 @@ class TestOutsideTheLimits:
         applied, _ = step(after, after.sent, nudge(joint, side * 0.3, after.sent), SIM, DT)
         assert side * (applied.q[joint] - edge) <= 0  # once inside, it stays inside
 
+    @pytest.mark.parametrize(("edges", "inwards"), [(SO101.lower, 0.1), (SO101.upper, -0.1)])
+    def test_exactly_at_a_limit_is_not_outside(self, edges: np.ndarray, inwards: float) -> None:
+        edge = READY.copy()
+        edge[4] = edges[4]
+        applied, _ = step(started(edge), edge, nudge(4, inwards, edge), SIM, DT)
+        assert applied.verdict == "pass"
+
     def test_all_joints_are_slow_while_one_is_outside(self) -> None:
         outside = nudge(4, SO101.upper[4] + 0.05 - READY[4])
         applied, _ = step(started(outside), outside, outside - 0.2, SIM, DT)
@@ -660,6 +773,14 @@ class TestData:
         with pytest.raises(RobotError, match=words):
             replace(SIM, **change)  # type: ignore[arg-type]
 
+    @pytest.mark.parametrize("joint", range(6))
+    def test_one_joint_with_an_impossible_limit_is_enough(self, joint: int) -> None:
+        for name, bad in (("velocity", 0.0), ("velocity", 1.01 * SO101.max_velocity[joint]), ("following", 0.0)):
+            values = np.array(getattr(SIM, name))
+            values[joint] = bad
+            with pytest.raises(RobotError, match=name):
+                replace(SIM, **{name: values})
+
     def test_a_following_bound_per_joint(self) -> None:
         limits = replace(SIM, following=np.full(6, 0.2))
         assert np.array_equal(limits.following, np.full(6, 0.2))
@@ -682,6 +803,8 @@ class TestData:
     def test_start_takes_the_arm_where_it_is_unless_it_cannot_be_there(self) -> None:
         outside = nudge(0, SO101.upper[0] + 0.999)
         assert np.array_equal(started(outside).sent, outside) and np.array_equal(started(outside).accepted, outside)
+        wide = nudge(5, 2.0 - READY[5])  # exactly one opening too far
+        assert np.array_equal(started(wide).sent, wide)
         for joint, by in ((0, 3.0), (1, -3.0), (5, 1.5)):
             with pytest.raises(RobotError, match=rf"{SO101.joints[joint]} is measured \d\.\d\d outside"):
                 started(nudge(joint, by))

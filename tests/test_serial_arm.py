@@ -24,7 +24,7 @@ from hardware.errors import RobotError
 from hardware.handshake import HandshakeError
 from hardware.rig import Calibration, Rig, RigError, format_rig, load_rig, parse_rig, save_rig
 from hardware.robot import Arm, Robot
-from hardware.safety import Reason
+from hardware.safety import Applied, Reason
 from hardware.serial_arm import SerialArm
 from hardware.servo import registers
 from hardware.servo.bus import Bus
@@ -279,6 +279,54 @@ def test_what_is_no_command_is_rejected_and_the_arm_holds(so101: Emulator, want:
         held = _goals(arm)
         assert arm.act(want).verdict == "reject"
         assert _goals(arm) == held
+
+
+@pytest.mark.parametrize(("control_hz", "oldest_s"), [(5.0, 0.4), (20.0, 0.1), (100.0, 0.1)])
+def test_a_command_may_be_two_periods_or_a_tenth_of_a_second_old(
+    so101: Emulator, control_hz: float, oldest_s: float
+) -> None:
+    with _open(so101, control_hz=control_hz) as arm:
+        here = arm.read()
+        assert arm.act(here, made_s=arm.observe().stamp_s - oldest_s - 0.02).reasons == (Reason.STALE,)
+        assert not arm.engaged  # an old command does not even switch torque on
+        for _ in range(2):
+            assert arm.act(here, made_s=arm.observe().stamp_s - oldest_s + 0.01).verdict == "pass"
+        held = _goals(arm)
+        for age_s in (oldest_s + 0.01, oldest_s + 0.39, -0.01):  # the last one comes from the future
+            assert arm.act(here + SMALL, made_s=arm.observe().stamp_s - age_s).reasons == (Reason.STALE,)
+        assert _goals(arm) == held and arm.fault is None
+        for _ in range(3):
+            arm.act(arm.observe().command + 0.1 * SMALL)  # who tells no time has decided just now
+            for _ in range(int(control_hz)):
+                arm.refresh()
+        assert arm.fault is None and _goals(arm) != held
+        made_s = arm.observe().stamp_s - oldest_s - 0.41
+        assert arm.act(here, made_s=made_s).reasons == (Reason.LATCHED, Reason.STALE)
+        assert arm.fault == Reason.STALE.value and _torques(so101) == [1] * 6
+        arm.reset_fault()
+        assert arm.act(arm.read(), made_s=arm.observe().stamp_s).verdict == "pass"
+
+
+def test_a_time_that_is_no_number_latches(so101: Emulator) -> None:
+    with _open(so101) as arm:
+        arm.act(arm.read())
+        assert arm.act(arm.read(), made_s=float("nan")).reasons == (Reason.LATCHED, Reason.STALE)
+
+
+def test_a_command_that_had_to_wait_is_as_old_as_that() -> None:
+    with Emulator("so101") as emulator:
+        rig = _rig(emulator)
+        rig = rig.model_copy(update={"bus": rig.bus.model_copy(update={"silence_s": 2.0, "rate_hz": 50.0})})
+        with SerialArm.open(rig) as arm:
+            here = arm.read()
+            arm.act(here)
+            answers: list[Applied] = []
+            writer = threading.Thread(target=lambda: answers.append(arm.write(here + SMALL)))
+            with arm._guard:  # as while the arm is on its way to its rest pose
+                writer.start()
+                time.sleep(0.3)
+            writer.join()
+            assert answers[0].verdict == "reject" and Reason.STALE in answers[0].reasons
 
 
 def test_degrees_for_radians_are_a_jump(so101: Emulator) -> None:

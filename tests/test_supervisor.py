@@ -302,6 +302,10 @@ def test_an_arm_left_alone_goes_to_rest_and_is_free_again() -> None:
     assert run(state, torque=False, idle=99.0).level is Level.RUN  # it lies there
 
 
+def test_a_caller_that_counts_no_idle_time_is_never_idle() -> None:
+    assert supervise(Supervision(), ARM, 0.0, replace(T, idle_s=0.01), torque=True).level is Level.RUN
+
+
 def test_parking_that_was_asked_for() -> None:
     state = run(park(Supervision()))
     assert state.level is Level.PARK and state.fault is None

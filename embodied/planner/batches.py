@@ -67,6 +67,7 @@ class PatchLabels:
     foot: NDArray[np.float32]  # (192, 2) the object's foot in number bins, NaN for none
     of_object: NDArray[np.bool_]  # (objects, 192)
     feet: NDArray[np.float64]  # (objects, 2) normalised
+    share: NDArray[np.float32]  # (192,) one part of its object, so that a button counts as much as a tray; 0 for none
 
 
 def label_patches(scene: Scene, camera: CameraModel) -> PatchLabels:
@@ -94,7 +95,8 @@ def label_patches(scene: Scene, camera: CameraModel) -> PatchLabels:
         mine = of_object[index]
         kind[mine], color[mine] = KINDS.index(spec.kind), COLORS.index(spec.color)
         foot[mine] = feet[index] * (1000 / STEP)
-    return PatchLabels(kind, color, foot, of_object, feet)
+    share = (of_object / np.maximum(of_object.sum(1, keepdims=True), 1)).sum(0).astype(np.float32)
+    return PatchLabels(kind, color, foot, of_object, feet, share)
 
 
 @dataclass(frozen=True)
@@ -198,6 +200,7 @@ class Packer:
             "kind": labels.kind,
             "color": labels.color,
             "foot": labels.foot,
+            "share": labels.share,
         }
         try:
             found = conversation(scene, camera, labels.feet, rng, tries)
@@ -265,13 +268,22 @@ def augment(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.ui
     return np.clip(out, 0, 255).astype(np.uint8)
 
 
+def unspoken(scene: Scene, rng: np.random.Generator) -> Batch:
+    """One row of a batch without words: what the picture's patches show. ``rng`` is not used; nothing is drawn."""
+    labels = label_patches(scene, front_camera(scene))
+    return {"kind": labels.kind, "color": labels.color, "foot": labels.foot, "share": labels.share}
+
+
 def batches(
-    folder: Path, tokenizer: PreTrainedTokenizerFast, *, size: int, seed: int, start: int = 0
+    folder: Path, tokenizer: PreTrainedTokenizerFast | None, *, size: int, seed: int, start: int = 0
 ) -> Iterator[Batch]:
-    """Endless batches from the shards in ``folder``, which may grow while this runs. ``start`` skips that many."""
+    """Endless batches from the shards in ``folder``, which may grow while this runs. ``start`` skips that many.
+
+    Without a tokenizer there are no words, only pictures and what their patches show.
+    """
     from embodied.planner.rendering import shards
 
-    packer = Packer(tokenizer)
+    make = unspoken if tokenizer is None else Packer(tokenizer).row
     cache: dict[Path, tuple[list[Scene], NDArray[np.uint8]]] = {}
     number = start
     while True:
@@ -284,7 +296,7 @@ def batches(
                 cache[shard.path] = (shard.scenes(), shard.images())
             scenes, images = cache[shard.path]
             index = int(rng.integers(len(scenes)))
-            row = packer.row(scenes[index], rng)
+            row = make(scenes[index], rng)
             if row is not None:
                 row["image"] = augment(images[index], rng)
                 rows.append(row)

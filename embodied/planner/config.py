@@ -19,6 +19,8 @@ class TrainPlannerConfig:
     """Scenes to render."""
     steps: int = 12_000
     """Optimiser steps at most."""
+    eye_steps: int = 0
+    """Of these, so many at first on pictures without words, four times as many of them a step: the eye alone."""
     minutes: float = 0.0
     """Stop after this many minutes of training, learning rate scheduled to it; 0: only steps count."""
     batch: int = 16

@@ -233,7 +233,7 @@ class Emulator:
         with self._lock:
             for joint, angle in angles.items():
                 low, high = self._shaft(joint).stops
-                self._shaft(joint).hand = max(low, min(high, angle))
+                self._shaft(joint).hand = max(low, min(high, float(angle)))
 
     def let_go(self, *joints: str) -> None:
         """The hand lets go of these joints; of all when none is named."""

@@ -131,8 +131,9 @@ _CRC = _crc_table()
 
 def crc16(data: bytes, crc: int = 0) -> int:
     """CRC-16 with polynomial 0x8005, not reflected, starting from ``crc``."""
+    table = _CRC  # a local name: this runs once for every byte
     for byte in data:
-        crc = (crc << 8 & 0xFFFF) ^ _CRC[crc >> 8 ^ byte]
+        crc = (crc << 8 & 0xFFFF) ^ table[crc >> 8 ^ byte]
     return crc
 
 

@@ -101,7 +101,7 @@ class ServoLoop:
         self._thresholds = thresholds if thresholds is not None else Thresholds(silence_s=silence_s)
         self._park = park
         self.lockstep = lockstep
-        self._counted_s = 0.0  # lockstep's clock
+        self._counted = 0  # lockstep's clock: cycles
         self._lock = threading.Lock()  # of the fields the next block names
         self._snapshot = Snapshot()
         self._state = Supervision()
@@ -126,7 +126,12 @@ class ServoLoop:
 
     def now(self) -> float:
         """The loop's clock, s: the machine's monotonic one, or cycles counted."""
-        return self._counted_s if self.lockstep else time.monotonic()
+        return self._counted * self.period_s if self.lockstep else time.monotonic()
+
+    def since(self, begun_s: float) -> float:
+        """Seconds since ``now`` was ``begun_s``; in lockstep whole periods, free of the rounding of a difference."""
+        elapsed_s = self.now() - begun_s
+        return round(elapsed_s / self.period_s) * self.period_s if self.lockstep else elapsed_s
 
     def start(self) -> None:
         """Begin to cycle; returns when every servo was heard or a fault is latched. Raises ``BusError`` if neither comes."""
@@ -318,14 +323,14 @@ class ServoLoop:
                 self._jobs.get_nowait()()
 
     def _cycle(self, overruns: int) -> None:
-        self._counted_s += self.period_s
+        self._counted += 1
         readings = dict(self.snapshot().readings)
         goals = self._next_goals(readings)
         if goals:
             self._bus.write_all("goal_position", goals)
         fresh = self._bus.telemetry(self._ids, budget_s=self._budget_s)
         if self.lockstep:
-            fresh = {id_: replace(reading, stamp_s=self._counted_s) for id_, reading in fresh.items()}
+            fresh = {id_: reading._replace(stamp_s=self.now()) for id_, reading in fresh.items()}
         for id_ in self._ids:
             if id_ in fresh and self._plausible(id_, readings.get(id_), fresh[id_]):
                 readings[id_] = fresh[id_]

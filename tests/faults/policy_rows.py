@@ -18,6 +18,7 @@ from hardware.emulator.emulator import Emulator
 from hardware.errors import RobotError
 from hardware.rig import CameraConfig, load_rig
 from hardware.robot import Observation
+from hardware.safety import Applied, Reason
 from hardware.serial_arm import SerialArm
 from policies.goal import Goal
 from policies.policy import Chunk
@@ -72,6 +73,38 @@ def policy_stalls(lab: Lab, on: bool) -> None:
             assert result.steps == 8 and arm.fault is None
             assert arm.observe().command[:5] == pytest.approx(8 * STEP[:5], abs=0.05)  # no catching up
             assert (arm.overruns > 0) == on
+    _policy_beside_the_loop_stalls(lab, on)
+
+
+def _policy_beside_the_loop_stalls(lab: Lab, on: bool) -> None:
+    """A policy that thinks while the control loop goes on: its newest command is sent in every period, with its age."""
+    with lab.arm(control_hz=25.0) as (servos, arm):
+
+        def drive(*, without_news: int) -> list[Applied]:
+            seen, applied = arm.observe(), []
+            for _ in range(without_news + 1):
+                if not on:
+                    seen = arm.observe()
+                applied.append(arm.act(seen.command + STEP, made_s=seen.stamp_s))
+            return applied
+
+        def stale(applied: list[Applied]) -> int:
+            return sum(Reason.STALE in one.reasons for one in applied)
+
+        assert stale(drive(without_news=0)) == 0
+        before = goals(servos)
+        assert stale(drive(without_news=2)) == 0 and goals(servos) != before  # 0.08 s old at the end: still obeyed
+        assert stale(drive(without_news=10)) == (8 if on else 0)  # HOLD from 0.12 to 0.4 s ..
+        assert arm.fault is None and drive(without_news=0)[0].verdict == "pass"  # .. until there is news
+        assert stale(drive(without_news=13)) == (11 if on else 0)  # the last one is 0.52 s old
+        assert (arm.fault == Reason.STALE.value) == on and set(torques(servos).values()) == {1}
+        held = goals(servos)
+        assert (drive(without_news=0)[0].verdict == "reject") == on and (goals(servos) == held) == on
+        if on:
+            arm.reset_fault()
+        for _ in range(100):
+            arm.refresh()  # someone thinks for four seconds and sends nothing: no old command, and no fault
+        assert arm.act(arm.observe().command + STEP).verdict == "pass" and arm.fault is None
 
 
 class PolicyBrokeError(Exception):

@@ -5,9 +5,10 @@
 
 A mutant is one changed comparison, boundary, operator, number or truth value in the safety core or the supervisor. Each
 runs in a process of its own that sees the changed module instead of the file; nothing on disk is touched. It is run
-against the tests that are about its module, which must pass with the module as it is. Numbers below a ten-thousandth are
-left alone: they stand for rounding. Prints the survivors and the score; the exit status is 1 when the score is below
-``--least``, 2 when the tests do not pass to begin with.
+against the tests that are about its module, which must pass with the module as it is, until one fails or they have taken
+three times as long as they did then. Numbers below a ten-thousandth are left alone: they stand for rounding. Prints the
+survivors and the score; the exit status is 1 when the score is below ``--least``, 2 when the tests do not pass to begin
+with. A sample is run in random order: the score so far is that of a smaller sample.
 """
 
 from __future__ import annotations
@@ -20,11 +21,13 @@ import importlib.abc
 import importlib.util
 import io
 import json
+import math
 import os
 import random
 import resource
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
@@ -101,8 +104,8 @@ def _places(tree: ast.AST) -> Iterator[tuple[ast.AST, str, int | None, ast.AST]]
                 yield from ((parent, field, k, item) for k, item in enumerate(value) if isinstance(item, ast.AST))
 
 
-def mutants(source: str) -> list[tuple[int, str, str]]:
-    """(line, what was changed into what, the mutant's source) of every mutant of a module."""
+def mutants(source: str) -> list[tuple[int, str, Callable[[], str]]]:
+    """(line, what was changed into what, what writes the mutant's source) of every mutant of a module."""
     tree = ast.parse(source)
     silent = {
         id(inner)
@@ -117,10 +120,15 @@ def mutants(source: str) -> list[tuple[int, str, str]]:
             continue
         for kind, new in changes(node):
             words = f"{kind}: {ast.unparse(node)} -> {ast.unparse(new)}"
-            _put(parent, field, k, new)
-            found.append((getattr(node, "lineno", 0), words, ast.unparse(ast.fix_missing_locations(tree))))
-            _put(parent, field, k, node)
+            found.append((getattr(node, "lineno", 0), words, partial(_written, tree, parent, field, k, new, node)))
     return found
+
+
+def _written(tree: ast.AST, parent: ast.AST, field: str, k: int | None, new: ast.AST, old: ast.AST) -> str:
+    _put(parent, field, k, new)
+    text = ast.unparse(ast.fix_missing_locations(tree))
+    _put(parent, field, k, old)
+    return text
 
 
 def _not_behaviour(node: ast.AST) -> list[ast.AST]:
@@ -204,8 +212,14 @@ def run_tests(module: str, source: str, limit_s: int, took: Mapping[str, float])
     return dict(json.loads(text)) if text else {}
 
 
-def draw(modules: Sequence[str], sample: int, seed: int) -> list[tuple[str, int, str, str]]:
-    """(module, line, what was changed into what, source) of some mutants, or of all when ``sample`` is 0."""
+def _processor_s() -> float:
+    """What the processes that have ended took of the processor's time."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def draw(modules: Sequence[str], sample: int, seed: int) -> list[tuple[str, int, str, Callable[[], str]]]:
+    """(module, line, what was changed into what, what writes its source) of some mutants, or of all if ``sample`` is 0."""
     sources = {module: path_of(module).read_text(encoding="utf-8") for module in modules}
     every = [(module, *mutant) for module, source in sources.items() for mutant in mutants(source)]
     print(f"{len(every)} mutants, {sample or len(every)} to run", flush=True)
@@ -219,7 +233,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--modules", nargs="+", choices=list(TESTS), default=list(TESTS))
     parser.add_argument(
-        "--limit", type=int, default=20, help="seconds of processor time that a mutant's tests may take"
+        "--limit", type=int, default=60, help="seconds of processor time that a module's tests may take"
     )
     parser.add_argument("--least", type=float, default=0.9, help="the score below which the exit status is 1")
     options = parser.parse_args()
@@ -228,15 +242,19 @@ def main() -> int:
         "mutation", derandomize=True, deadline=None, max_examples=50, phases=[Phase.explicit, Phase.generate]
     )
     os.environ["HYPOTHESIS_PROFILE"] = "mutation"
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # loading them takes longer than most tests
     took: dict[str, float] = {}
+    limits: dict[str, int] = {}
     for module in options.modules:
+        before = _processor_s()
         took |= (passed := run_tests(module, path_of(module).read_text(encoding="utf-8"), options.limit, took))
+        limits[module] = math.ceil(3.0 * (_processor_s() - before))
         if not passed:
             print(f"the tests of {module} do not pass, or take more than {options.limit} s: {' '.join(TESTS[module])}")
             return 2
     chosen, alive = draw(options.modules, options.sample, options.seed), 0
-    for k, (module, line, words, source) in enumerate(chosen, 1):
-        if run_tests(module, source, options.limit, took):
+    for k, (module, line, words, write) in enumerate(chosen, 1):
+        if run_tests(module, write(), limits[module], took):
             alive += 1
             print(f"survived: {module}:{line} {words}", flush=True)
         if k % 10 == 0:
