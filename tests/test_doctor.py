@@ -77,7 +77,8 @@ def _changed(report: ArmReport, joint: str, **changes: object) -> ArmReport:
             if "registers" in inner:
                 inner["registers"] = {**servo.registers, **inner["registers"]}  # type: ignore[dict-item]  # a dict is given
             if "reading" in inner:
-                inner["reading"] = replace(servo.reading, **inner["reading"])  # type: ignore[arg-type]  # a dict is given
+                assert servo.reading is not None
+                inner["reading"] = servo.reading._replace(**inner["reading"])  # type: ignore[arg-type]  # a dict is given
             servo = replace(servo, **inner)
         servos.append(servo)
     return replace(report, servos=tuple(servos))

@@ -226,7 +226,7 @@ def _servo_json(servo: ServoReport) -> dict[str, Any]:
         "id": servo.id,
         "model": servo.model.name if servo.model is not None else None,
         "firmware": identity.firmware if identity is not None else None,
-        "reading": None if reading is None else asdict(reading),
+        "reading": None if reading is None else reading._asdict(),
         "answered": servo.answered,
         "asked": servo.asked,
         "registers": dict(servo.registers),
