@@ -39,9 +39,11 @@ _MOVABLE = frozenset(
         "marble", "bowl", "dish", "basin", "tray", "platter", "plate", "disc", "saucer", "everything",
     )
 )  # and neither "thing" nor "object": a button is one  # fmt: skip
-#: Phrases that only look like opening, closing or pressing: a place, the arm's own hand, the arm as a tool.
+#: Phrases that only look like opening, closing, pressing or naming: a place, the arm's own hand, the arm as a tool, the
+#: verb "can" beside the thing.
 _BESIDE_THE_POINT = re.compile(
     r"\bclose(?=\s+(to|by|together)\b)|\bclose(r|st)\b|\b(open|close|use)\s+(up\s+)?(the|your|its)?\s*(arm|hand|gripper|claw)\b"
+    r"|\b(you|i|we|it)\s+can\b|\bcan\s+(?=(you|i|we|it|be|now)\b)"
 )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from embodied.plan import Ask, Home, Pick, Place, Plan, Press, Push, Refuse
+from embodied.plan import Ask, Close, Home, Pick, Place, Plan, Press, Push, Refuse
 from embodied.plan_checks import check_plan, guarded, unasked
 from hardware.errors import PlanError
 
@@ -89,3 +89,11 @@ def test_the_check_raises_no_false_alarm_over_generated_instructions() -> None:
     assert total >= 300
     assert devices >= 60
     assert caught >= 0.95 * injected
+
+
+def test_the_verb_can_is_no_tin() -> None:
+    close = Plan(calls=(Close(object="blue drawer", point=(0.5, 0.5)),))
+    assert unasked(close, "if you can, don't leave the drawer open") is None
+    assert unasked(close, "can you make the drawer as it was") is None
+    assert unasked(close, "put the can beside the drawer") is close.calls[0]
+    assert unasked(close, "we can roll the can to the drawer") is close.calls[0]
