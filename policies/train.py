@@ -65,7 +65,7 @@ class Recipe:
 
 
 RECIPES: dict[KindName, Recipe] = {
-    # A round of correction made this one worse (pick 100 to 78 %, push 96 to 45 %): docs/experiments.md.
+    # No round: one made it worse (pick 78 %, push 45 %), see docs/experiments.md.
     "point": Recipe(300, 0, 100, 10_000, 6000, 512, "light"),
     # Per skill 400 scenes, each looked at four times, then episodes in which it corrects itself.
     "refiner": Recipe(400, 2, 40, 3000, 2000, 96, "full"),
