@@ -438,7 +438,13 @@ def test_one_command_trains_a_seeing_policy_and_runs_it(tmp_path: Path, name: st
 
 def test_each_kind_has_its_own_usual_numbers() -> None:
     point, act = TrainConfig(), TrainConfig(policy="act")
-    assert (point.demos, point.rounds, point.updates, point.batch, point.randomization) == (300, 1, 8000, 512, "light")
+    assert (point.demos, point.rounds, point.updates, point.batch, point.randomization) == (
+        300,
+        0,
+        10_000,
+        512,
+        "light",
+    )
     assert act.randomization == "full" and act.batch < point.batch
     assert TrainConfig(policy="act", batch=7).batch == 7
 
