@@ -135,3 +135,29 @@ def _turned(vector: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
     c, s = turn
     x, y, z = vector.unbind(dim=1)
     return torch.stack([c * x + s * y, c * y - s * x, z], dim=1)
+
+
+class Normalised(nn.Module):
+    """A network with features of raw rows and the statistics of its training data, which travel with the weights."""
+
+    feature_mean: Tensor
+    feature_std: Tensor
+    chunk_mean: Tensor
+    chunk_std: Tensor
+
+    def __init__(self, spec: ArmSpec) -> None:
+        super().__init__()
+        self.features = PointFeatures(spec)
+        self.register_buffer("feature_mean", torch.zeros(self.features.width))
+        self.register_buffer("feature_std", torch.ones(self.features.width))
+        self.register_buffer("chunk_mean", torch.zeros(6))
+        self.register_buffer("chunk_std", torch.ones(6))
+
+    @torch.no_grad()
+    def fit_statistics(self, raw: Tensor, chunk: Tensor) -> None:
+        """Take normalisation from a sample of the data: raw (N, RAW_WIDTH), chunk (N, H, 6)."""
+        features = self.features(raw)
+        self.feature_mean.copy_(features.mean(dim=0))
+        self.feature_std.copy_(features.std(dim=0).clamp_min(0.02))
+        self.chunk_mean.copy_(chunk.mean(dim=(0, 1)))
+        self.chunk_std.copy_(chunk.flatten(0, 1).std(dim=0).clamp_min(0.01))

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from hardware.arm_spec import SO101, ArmSpec
 from hardware.robot import Observation
-from policies.features import HISTORY, PointFeatures, raw_row
+from policies.features import HISTORY, Normalised, raw_row
 from policies.goal import SKILLS, Goal
 from policies.policy import Chunk
 
@@ -47,23 +47,12 @@ class PointConfig:
         return asdict(self)
 
 
-class PointNetwork(nn.Module):
+class PointNetwork(Normalised):
     """Raw rows (B, RAW_WIDTH) -> chunk (B, H, 6) and done logit (B,)."""
 
-    feature_mean: Tensor
-    feature_std: Tensor
-    chunk_mean: Tensor
-    chunk_std: Tensor
-
     def __init__(self, config: PointConfig, spec: ArmSpec = SO101) -> None:
-        super().__init__()
+        super().__init__(spec)
         self.config = config
-        self.features = PointFeatures(spec)
-        # Statistics of the training data; they travel with the weights.
-        self.register_buffer("feature_mean", torch.zeros(self.features.width))
-        self.register_buffer("feature_std", torch.ones(self.features.width))
-        self.register_buffer("chunk_mean", torch.zeros(6))
-        self.register_buffer("chunk_std", torch.ones(6))
         layers: list[nn.Module] = []
         width = self.features.width
         for _ in range(config.layers):
@@ -72,15 +61,6 @@ class PointNetwork(nn.Module):
         self.trunk = nn.Sequential(*layers)
         self.chunk_head = nn.Linear(width, config.horizon * 6)
         self.done_head = nn.Linear(width, 1)
-
-    @torch.no_grad()
-    def fit_statistics(self, raw: Tensor, chunk: Tensor) -> None:
-        """Take normalisation from a sample of the data: raw (N, RAW_WIDTH), chunk (N, H, 6)."""
-        features = self.features(raw)
-        self.feature_mean.copy_(features.mean(dim=0))
-        self.feature_std.copy_(features.std(dim=0).clamp_min(0.02))
-        self.chunk_mean.copy_(chunk.mean(dim=(0, 1)))
-        self.chunk_std.copy_(chunk.flatten(0, 1).std(dim=0).clamp_min(0.01))
 
     def forward(self, raw: Tensor) -> tuple[Tensor, Tensor]:
         """Chunk (B, H, 6) in physical units and done logit (B,)."""

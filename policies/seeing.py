@@ -23,7 +23,7 @@ from torch.nn import functional
 from hardware.arm_spec import SO101, ArmSpec
 from hardware.errors import RobotError
 from hardware.robot import Observation
-from policies.features import HISTORY, PointFeatures, raw_row
+from policies.features import HISTORY, Normalised, raw_row
 from policies.goal import SKILLS, Goal
 from policies.images import VIEWS, View
 from policies.point import RAW
@@ -63,24 +63,14 @@ class SeeingConfig:
         return asdict(self)
 
 
-class SeeingTransformer(nn.Module):
+class SeeingTransformer(Normalised):
     """Raw rows and pictures -> ``Seen``; raw rows with the corrected goal and ``Seen`` -> tokens."""
 
-    feature_mean: Tensor
-    feature_std: Tensor
-    chunk_mean: Tensor
-    chunk_std: Tensor
-
     def __init__(self, config: SeeingConfig, spec: ArmSpec = SO101) -> None:
-        super().__init__()
+        super().__init__(spec)
         self.config = config
         width, heads = config.width, config.heads
         self.eye = Eye(config.backbone, config.views, spec)
-        self.features = PointFeatures(spec)
-        self.register_buffer("feature_mean", torch.zeros(self.features.width))
-        self.register_buffer("feature_std", torch.ones(self.features.width))
-        self.register_buffer("chunk_mean", torch.zeros(6))
-        self.register_buffer("chunk_std", torch.ones(6))
         self.grid = nn.ModuleList(nn.Linear(channels, width) for channels in self.eye.channels)
         self.where = nn.Parameter(0.02 * torch.randn(len(config.views), GRID * GRID, width))
         self.state = nn.Sequential(
@@ -93,15 +83,6 @@ class SeeingTransformer(nn.Module):
         self.decoder = nn.ModuleList(
             nn.TransformerDecoderLayer(**layer, norm_first=True) for _ in range(config.decoder_layers)
         )
-
-    @torch.no_grad()
-    def fit_statistics(self, raw: Tensor, chunk: Tensor) -> None:
-        """Take normalisation from a sample of the data: raw (N, RAW_WIDTH), chunk (N, H, 6)."""
-        features = self.features(raw)
-        self.feature_mean.copy_(features.mean(dim=0))
-        self.feature_std.copy_(features.std(dim=0).clamp_min(0.02))
-        self.chunk_mean.copy_(chunk.mean(dim=(0, 1)))
-        self.chunk_std.copy_(chunk.flatten(0, 1).std(dim=0).clamp_min(0.01))
 
     def see(self, raw: Tensor, pictures: Mapping[str, Tensor]) -> Seen:
         """Look at the pictures."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,8 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 
 from hypothesis import settings
+
+from hardware.emulator.emulator import Emulator, Pace
 
 # Derandomised: the same examples in every run, so a red test stays red until it is repaired. No deadline: a shared
 # machine's pauses are not the code's.
@@ -45,3 +48,10 @@ def rng() -> np.random.Generator:
 def repository() -> Path:
     """The folder that holds pyproject.toml."""
     return Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def so101() -> Iterator[Emulator]:
+    """Emulated servos of an SO-101 in stepped time."""
+    with Emulator("so101", pace=Pace("stepped")) as emulator:
+        yield emulator

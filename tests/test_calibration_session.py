@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -27,12 +26,6 @@ REST = {
     "wrist_roll": -0.7,
     "gripper": 0.5,
 }
-
-
-@pytest.fixture
-def so101() -> Iterator[Emulator]:
-    with Emulator("so101", pace=Pace("stepped")) as arm:
-        yield arm
 
 
 def _mount(arm: Emulator, joint: str, middle: int, reverse: bool = False) -> None:

@@ -34,12 +34,6 @@ def arm(request: pytest.FixtureRequest) -> Iterator[Emulator]:
         yield arm
 
 
-@pytest.fixture
-def so101() -> Iterator[Emulator]:
-    with Emulator("so101", pace=Pace("stepped")) as arm:
-        yield arm
-
-
 @pytest.fixture(scope="module")
 def healthy() -> ArmReport:
     """A calibrated SO-101 in order, as it was read."""

@@ -42,12 +42,6 @@ def emulator(request: pytest.FixtureRequest) -> Iterator[Emulator]:
         yield emulator
 
 
-@pytest.fixture
-def so101() -> Iterator[Emulator]:
-    with Emulator("so101", pace=Pace("stepped")) as emulator:
-        yield emulator
-
-
 def _rig(emulator: Emulator) -> Rig:
     return nominal(load_rig(emulator.chain.name), emulator.port)
 

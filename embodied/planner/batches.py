@@ -69,6 +69,10 @@ class PatchLabels:
     feet: NDArray[np.float64]  # (objects, 2) normalised
     share: NDArray[np.float32]  # (192,) one part of its object, so that a button counts as much as a tray; 0 for none
 
+    def wanted(self) -> Batch:
+        """What the losses of the patches are told: the part of a row that has nothing to do with words."""
+        return {"kind": self.kind, "color": self.color, "foot": self.foot, "share": self.share}
+
 
 def label_patches(scene: Scene, camera: CameraModel) -> PatchLabels:
     """Assign patches to objects by projected discs; the nearer and smaller object wins. Occlusion is ignored."""
@@ -197,10 +201,7 @@ class Packer:
             "watch_at": np.zeros(WATCHED, np.int64),
             "watch_layer": np.zeros(WATCHED, np.int64),  # 0 for none
             "watch_where": np.zeros((WATCHED, 1 + VISUAL_TOKENS), np.float32),
-            "kind": labels.kind,
-            "color": labels.color,
-            "foot": labels.foot,
-            "share": labels.share,
+            **labels.wanted(),
         }
         try:
             found = conversation(scene, camera, labels.feet, rng, tries)
@@ -268,12 +269,6 @@ def augment(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.ui
     return np.clip(out, 0, 255).astype(np.uint8)
 
 
-def unspoken(scene: Scene, rng: np.random.Generator) -> Batch:
-    """One row of a batch without words: what the picture's patches show. ``rng`` is not used; nothing is drawn."""
-    labels = label_patches(scene, front_camera(scene))
-    return {"kind": labels.kind, "color": labels.color, "foot": labels.foot, "share": labels.share}
-
-
 def batches(
     folder: Path, tokenizer: PreTrainedTokenizerFast | None, *, size: int, seed: int, start: int = 0
 ) -> Iterator[Batch]:
@@ -283,7 +278,7 @@ def batches(
     """
     from embodied.planner.rendering import shards
 
-    make = unspoken if tokenizer is None else Packer(tokenizer).row
+    packer = None if tokenizer is None else Packer(tokenizer)
     cache: dict[Path, tuple[list[Scene], NDArray[np.uint8]]] = {}
     number = start
     while True:
@@ -296,7 +291,8 @@ def batches(
                 cache[shard.path] = (shard.scenes(), shard.images())
             scenes, images = cache[shard.path]
             index = int(rng.integers(len(scenes)))
-            row = make(scenes[index], rng)
+            scene = scenes[index]
+            row = label_patches(scene, front_camera(scene)).wanted() if packer is None else packer.row(scene, rng)
             if row is not None:
                 row["image"] = augment(images[index], rng)
                 rows.append(row)
