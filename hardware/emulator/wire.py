@@ -81,12 +81,13 @@ class Pty:
         """The port vanishes: the host's next read or write fails. Safe to call twice."""
         if self._fd < 0:
             return
+        # Before the port: a host that has just lost it must not find its link still there.
+        if self._link is not None and self._link.is_symlink() and os.readlink(self._link) == self.path:
+            self._link.unlink(missing_ok=True)
         with contextlib.suppress(OSError, termios.error):
             termios.tcflush(self._fd, termios.TCIOFLUSH)
         os.close(self._fd)
         self._fd = -1
-        if self._link is not None and self._link.is_symlink() and os.readlink(self._link) == self.path:
-            self._link.unlink(missing_ok=True)
 
 
 def heard_as(data: bytes, sent_baud: int, heard_baud: int) -> bytes:
