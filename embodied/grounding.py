@@ -223,7 +223,7 @@ class Grounder:
                     into = (_key(self.foot(call.object, call.point, ledger)),)
                 if ledger.held is None:
                     raise PlanError("nothing was held that could have been put down")
-                moved = replace(ledger.held, now=goal.point)
+                moved = replace(ledger.held, now=goal.to)
                 return replace(ledger.with_moved(moved), held=None, dropped_in=(*ledger.dropped_in, *into))
             case Push() | Open() | Close():
                 seen_at = on_table(self.model, call.point)
@@ -268,7 +268,7 @@ class Grounder:
         if _into(call):
             spot = foot + self._share(foot, ledger, loads)
             self._insist("bowl", spot, call.object)
-            return self._done(call, "bowl", spot, spot, {call.object: spot})
+            return self._done(call, "bowl", foot, spot, {call.object: spot})
         if call.relation == "in" or call.relation == "on":  # spelt out: mypy narrows Literals this way
             height = self._height(call, ledger)
             spot = foot + np.array([0.0, 0.0, height])

@@ -37,6 +37,7 @@ class ScriptedPolicy:
         from sim.experts import SkillGoal, make_expert
 
         if self._expert is None:
+            goal = goal.to_move()
             self._expert = make_expert(self._spec, SkillGoal(goal.skill, goal.point, goal.to))
         move = self._expert.act(observation)
         return Chunk(targets=move.target[None], done=1.0 if move.done else 0.0)

@@ -100,6 +100,7 @@ class PointPolicy:
         q = np.asarray(observation.q, dtype=np.float64)
         self._history.append(q)
         past = [self._history[max(0, len(self._history) - 1 - steps)] for steps in HISTORY]
+        goal = goal.to_move()
         row = raw_row(q, observation.command, past, self._skill_index[goal.skill], goal.point, goal.to)
         chunk, done_logit = self.network(torch.from_numpy(row)[None])
         targets = chunk[0].double().numpy()

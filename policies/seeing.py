@@ -167,7 +167,8 @@ class SeeingPolicy:
         q = np.asarray(observation.q, dtype=np.float64)
         self._history.append(q)
         past = [self._history[max(0, len(self._history) - 1 - steps)] for steps in HISTORY]
-        row = raw_row(q, observation.command, past, self._skill_index[goal.skill], goal.point, goal.to)
+        moving = goal.to_move()
+        row = raw_row(q, observation.command, past, self._skill_index[goal.skill], moving.point, moving.to)
         raw = torch.from_numpy(row)[None]
         seen = self.network.see(raw, pictures_of(observation, self.views, goal.point))
         self._average.add(seen)

@@ -7,11 +7,14 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
+from hardware.arm_spec import SO101
 from hardware.errors import EmbodiedError
+from hardware.kinematics import forward, inverse_any_pitch
 from hardware.robot import Observation
 from sim.conditions import Held, Start, holds
 from sim.dynamics import Dynamics
 from sim.experts import EXPERTS, SKILLS, SkillGoal, make_expert
+from sim.experts.pick import PickExpert
 from sim.rollout import CALM, DWELL_STEPS, HOLDING, MAX_STEPS, Noise, SkillEpisode, Stage, collect, run_expert
 
 
@@ -128,3 +131,52 @@ def test_unknown_skills_are_told(stage: Stage) -> None:
     with pytest.raises(EmbodiedError, match="reach, pick, place"):
         make_expert(stage.world.spec, SkillGoal("juggle", np.zeros(3), np.zeros(3)))
     assert tuple(EXPERTS) == SKILLS
+
+
+def asked(q: np.ndarray, told: float, stamp_s: float = 0.0) -> Observation:
+    """What an expert sees that is only asked: the gripper was told something by somebody else."""
+    return Observation(q=q, command=np.append(q[:5], told), stamp_s=stamp_s)
+
+
+def at_the_grip(opening: float) -> tuple[SkillGoal, np.ndarray]:
+    """A pick of something in front of the arm, and joints with the tool where the gripper is to be closed."""
+    spot = np.array([0.22, 0.03, 0.0])
+    goal = SkillGoal("pick", spot, spot)
+    expert = EXPERTS["pick"](SO101, goal)
+    assert isinstance(expert, PickExpert)
+    arm, _ = inverse_any_pitch(SO101, expert.grip, 0.0)
+    return goal, np.append(arm, opening)
+
+
+def test_an_expert_that_is_not_obeyed_does_not_lift_what_was_never_gripped() -> None:
+    goal, q = at_the_grip(0.41)
+    expert = make_expert(SO101, goal)
+    for _ in range(6):
+        move = expert.act(asked(q, told=0.41))
+        assert move.target[5] == 0.0  # it still says: close, here
+        assert np.abs(move.target[:5] - q[:5]).max() < 0.02
+
+
+def test_an_expert_sees_that_somebody_else_has_gripped_the_object() -> None:
+    goal, q = at_the_grip(0.25)
+    high = q.copy()
+    spot = forward(SO101, q)[:3, 3]
+    high[:5], _ = inverse_any_pitch(SO101, (spot[0], spot[1], spot[2] + 0.02), 0.0, near=q)
+    expert = make_expert(SO101, goal)
+    expert.act(asked(np.append(high[:5], 0.41), told=0.41))
+    for _ in range(4):  # something keeps the gripper open, two centimetres over the table
+        move = expert.act(asked(high, told=0.0))
+    assert move.target[5] == 0.0
+    assert forward(SO101, move.target)[2, 3] > forward(SO101, high)[2, 3] + 0.005
+
+
+def test_an_expert_sees_that_somebody_else_has_let_go() -> None:
+    goal, q = at_the_grip(0.25)
+    expert = make_expert(SO101, SkillGoal("place", goal.point + [0.0, 0.004, 0.0], goal.to))
+    for _ in range(8):
+        assert expert.act(asked(q, told=0.0)).target[5] == 0.0  # holding, a little beside the spot
+    opened = np.append(q[:5], 0.42)
+    move = expert.act(asked(opened, told=0.45))
+    move = expert.act(asked(opened, told=0.45))
+    assert move.target[5] > 0.3  # it does not close again about what stands there
+    assert forward(SO101, move.target)[2, 3] > forward(SO101, opened)[2, 3] + 0.005

@@ -191,10 +191,14 @@ def test_several_objects_in_one_container_are_spread() -> None:
             Place(relation="in", object="white tray", point=tray),
         )
     )
-    spots = [step.goal.point for step in GROUNDER.check(Plan(calls=calls)) if step.goal and step.goal.skill == "bowl"]
+    goals = [step.goal for step in GROUNDER.check(Plan(calls=calls)) if step.goal and step.goal.skill == "bowl"]
+    spots = [goal.to for goal in goals]
     apart = [float(np.linalg.norm(a - b)) for i, a in enumerate(spots) for b in spots[:i]]
     assert min(apart) > 0.03
     assert all(np.linalg.norm(spot[:2] - [0.22, -0.08]) < 0.025 for spot in spots)
+    # Eyes look for the tray where it is, not for one whose middle is where the thing is let go.
+    assert all(np.allclose(goal.point[:2], [0.22, -0.08], atol=1e-6) for goal in goals)
+    assert all(np.array_equal(goal.to_move().point, goal.to) for goal in goals)
 
 
 def test_senseless_plans_are_refused_with_a_reason() -> None:

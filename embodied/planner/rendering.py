@@ -32,6 +32,7 @@ RICH: tuple[tuple[Kind, ...], ...] = (
     ("cube", "cube"), ("cube", "cube", "cube"), ("cylinder", "cylinder"), ("ball", "ball"), ("cube", "cube", "cylinder"),
     ("ball", "ball", "ball"), ("cube", "cylinder", "bowl", "tray"), ("bowl", "bowl", "cube"), ("drawer", "cube"),
     ("drawer", "ball", "ball"), ("button", "cube", "cube"), ("plate", "plate", "ball"),
+    ("cube", "cube", "cylinder", "bowl", "drawer", "button"), ("cube", "cylinder", "drawer", "button"),
 )  # fmt: skip
 
 

@@ -26,6 +26,10 @@ LIFT_Z = 0.10
 OPEN = 0.41
 RELEASE = 0.12
 EMPTY = 0.06
+#: A gripper that is told to close is told less than the first, and less than its opening by the second.
+_CLOSE, _FURTHER = 0.15, 0.03
+#: A gripper that has stood still for so many steps has gripped; a slow servo takes one or two to begin.
+_HELD_STEPS = 4
 #: The tool moves at most so far in one control step of 1/20 s: 0.25 m/s, the safety core's limit.
 STEP_M = 0.0125
 STEP_RAD = 0.09
@@ -66,15 +70,38 @@ class Expert(ABC):
     closing: bool = field(default=False, init=False)  # told the gripper to close, and have not let go since
     let_loose: bool = field(default=False, init=False)  # has held something and let it go
     released: float = field(default=OPEN, init=False)  # how far the gripper is opened after letting go
+    _told: float = field(default=0.0, init=False)  # what the gripper was told one step ago
+    _held_at: float = field(default=0.0, init=False)  # opening at which something was held last; 0: nothing was
+    _held_for: int = field(default=0, init=False)  # steps in which something has kept the closing gripper open
 
     def act(self, observation: Observation) -> Move:
         """The joint target for the next control step, from measured joints and the last command."""
         q = observation.q.tolist()
-        if not self.previous:  # the gripper may hold something already: it is told to close further than it can
-            self.closing = bool(observation.command[5] < q[5] - 0.03)
+        self._notice(float(observation.command[5]), q)
         move = self.decide(q)
         self.previous = q
         return move
+
+    def _notice(self, told: float, q: list[float]) -> None:
+        """Go by what the gripper was told, whoever told it.
+
+        Where a policy acts and the expert only says what it would do, the gripper need not do what the expert said: an
+        expert that believes its own word would lift what was never gripped, and let go of what the policy has gripped.
+        """
+        opening = q[5]
+        # A command that is still on its way down, as where actions are small steps, is one to close as well.
+        closes = told < opening - _FURTHER or (bool(self.previous) and told < self._told - 0.005)
+        self._told = told
+        if not self.previous:  # the gripper may hold something already: it is told to close further than it can
+            self.closing = closes
+        elif self.closing and not closes and opening > EMPTY:  # not told to close, or told to open
+            self.closing, self.let_loose = False, self.let_loose or self._held_at > 0.0
+            self.released = self._held_at + RELEASE if self._held_at > 0.0 else self.released
+        elif not self.closing and closes and told < _CLOSE and opening > EMPTY and self.still(q):
+            self.closing = True
+        self._held_for = self._held_for + 1 if self.closing and opening > EMPTY and self.still(q) else 0
+        if self._held_for >= _HELD_STEPS:
+            self._held_at = opening
 
     @abstractmethod
     def decide(self, q: list[float]) -> Move:
