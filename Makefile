@@ -39,9 +39,10 @@ format: $(VENV)/.installed-dev  ## put all code into the common format
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.installed-dev  ## speed of simulation and bus on this machine
+bench: $(VENV)/.installed-dev  ## speed of simulation, bus and policies on this machine
 	$(BIN)/python benchmarks/sim_speed.py
 	$(BIN)/python benchmarks/bus_cycle.py
+	$(BIN)/python benchmarks/policy_latency.py
 
 mutation: $(VENV)/.installed-dev  ## do the safety tests notice changes of the safety code? takes long
 	$(BIN)/python tests/mutation/mutate_safety.py

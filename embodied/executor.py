@@ -24,9 +24,10 @@ from embodied.plan import Home, Pick, Place, Plan, Point, Push, Reach, SkillCall
 from embodied.planners import Planner
 from embodied.verify import DOUBT, felt, is_holding, looks_so, question_about
 from hardware.camera_model import Frame
-from hardware.errors import EmbodiedError, PlanError, UnreachableError
+from hardware.errors import EmbodiedError, PlanError, RobotError, UnreachableError
 from hardware.kinematics import forward, inverse_any_pitch
 from hardware.robot import Robot
+from hardware.unfolding import unfold
 from policies.goal import Goal, Skill
 from policies.runtime import SkillResult, Step
 
@@ -216,7 +217,10 @@ class Executor:
         return records, ledger, ""
 
     def go_home(self) -> None:
-        """Lift the tool clear of the objects, then fold back, keeping the gripper as it is when it holds something."""
+        """Lift the tool clear of the objects, then fold back, keeping the gripper as it is when it holds something.
+
+        Raises ``RobotError`` when the arm was put away so folded that it does not come out.
+        """
         before = self.robot.observe()
         home = self.robot.spec.home.copy()
         if is_holding(before):
@@ -224,7 +228,9 @@ class Executor:
         if float(np.abs(before.q[:5] - home[:5]).max()) < 0.02 and abs(float(before.q[5] - home[5])) < 0.05:
             return
         self._tell(Event("home"))
-        self._lift(before.command)
+        if not unfold(self.robot, home):
+            raise RobotError("the arm is folded and does not come out by itself; unfold it by hand with the torque off")
+        self._lift(self.robot.observe().command)
         self._move(home)
 
     def _lift(self, command: Float) -> None:

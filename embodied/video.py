@@ -109,9 +109,9 @@ class FilmedRobot:
         """As the robot's."""
         return self._robot.observe(cameras)
 
-    def act(self, target: Float) -> Applied:
+    def act(self, target: Float, *, made_s: float | None = None) -> Applied:
         """As the robot's, and films."""
-        applied = self._robot.act(target)
+        applied = self._robot.act(target, made_s=made_s)
         if self._count % self._every == 0:
             self.shoot()
         self._count += 1

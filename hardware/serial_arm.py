@@ -48,6 +48,7 @@ from hardware.servo.bus import Bus, Health, Identity, Reading
 from hardware.servo.loop import ServoLoop, Snapshot
 from hardware.servo.port import BusError, PortLost
 from hardware.supervisor import Fault, FaultKind, Level, Thresholds
+from hardware.unfolding import way_out
 
 Float = NDArray[np.float64]
 
@@ -235,9 +236,9 @@ class SerialArm:
     def write(self, target: Float, *, made_s: float | None = None) -> Applied:
         """Send a joint vector (6,) through the safety core; returns what was really sent and why.
 
-        ``made_s`` is when the command was made, on the clock of ``Observation.stamp_s``: for a program that answers
-        observations the stamp of the last one, None for what was decided just now. From ``Limits.hold_age_s`` on a command
-        is rejected, from ``latch_age_s`` on it latches a fault.
+        ``made_s`` as in ``Robot.act``: for a program that answers observations the stamp of the last one, which is when the
+        joints were measured and a bus cycle or two before ``observe`` returned; at 100 Hz that leaves nine tenths of
+        ``Limits.hold_age_s`` to think. Older commands are rejected, from ``latch_age_s`` on they latch a fault.
 
         The first call switches torque on (``enable``), unless the command is too old. While a fault is latched every
         command is rejected, see ``fault``. Raises ``PortLost`` when the port is gone.
@@ -258,11 +259,14 @@ class SerialArm:
             return self._send(target, made_s)
 
     def _age(self, made_s: float) -> float:
-        """How old a command is, s, beyond the two periods that it may take at low rates: one to make, one to send it."""
-        age_s = self._loop.now() - made_s
-        if not age_s > 0.0:  # what is no age, NaN or the future, stays none: the core knows what to do
-            return age_s
-        return max(0.0, age_s - max(0.0, 2.0 * self._period_s - self.limits.hold_age_s))
+        """How old a command is, s, as the safety core counts it.
+
+        One that answers the newest measurement there is cannot be newer: that no servo was heard since is not the
+        program's fault, and the supervisor holds the arm for it.
+        """
+        now = self._loop.now()
+        newest_s = min((reading.stamp_s for reading in self._loop.snapshot().readings.values()), default=now)
+        return 0.0 if newest_s <= made_s < now else self.limits.age(now - made_s, self._period_s)
 
     def _send(self, target: Float, made_s: float) -> Applied:
         if self._safety is None:  # enable raises rather than leave it so
@@ -418,7 +422,7 @@ class SerialArm:
         if failed:
             raise BusError(f"the torque may still be on: {'; '.join(failed.values())}. Switch the arm's power off")
 
-    def park(self, seconds: float = 10.0) -> bool:
+    def park(self, seconds: float = 20.0) -> bool:
         """Go to the rest pose, slowly, from what was sent last, then limp. False when it does not arrive (then not limp)."""
         if not self.engaged:
             if np.all(np.abs(self.read() - self.spec.home) < _AT_REST):
@@ -440,7 +444,8 @@ class SerialArm:
                 self._safety = None
                 return None
             limits = self._slow_limits
-            way = self.spec.home - state.sent  # in a straight line, which the safety core shortens to a step
+            # In a straight line once no links are in the way; the safety core shortens it to a step.
+            way = way_out(self.spec, state.sent, self.spec.home, limits.link_margin_m) - state.sent
             way /= max(1.0, float(np.max(np.abs(way) / (0.5 * limits.reject_s * limits.velocity))))  # and is no jump
             applied, self._safety = step(reset(state), present, state.sent + way, limits, dt)
             self._written_s = self._loop.now()

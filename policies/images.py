@@ -194,9 +194,9 @@ class SeeingRobot:
         blind = self._robot.observe()
         return Observation(blind.stamp_s, blind.q, blind.command, self._eyes.frames(cameras))
 
-    def act(self, target: Float) -> Applied:
+    def act(self, target: Float, *, made_s: float | None = None) -> Applied:
         """Send a joint vector (6,) and let one control period pass."""
-        return self._robot.act(target)
+        return self._robot.act(target, made_s=made_s)
 
     def reset_fault(self) -> None:
         """Release a latched fault."""

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 LOOKS = 4
 #: How far beside and over the goal point the tool is put for a look, m.
 BESIDE_M, OVER_M = 0.03, (0.03, 0.16)
+#: Share of still scenes as they look after some work: the second thing goes into a bowl that holds the first.
+ARRANGED_SHARE = 0.4
 #: Skills whose goal is a thing that may be knocked aside, which moves the goal with it. Not those that move it on purpose.
 FOLLOWED: tuple[Skill, ...] = ("reach", "pick", "bowl", "stack", "press")
 #: A thing lifted higher (m) than this is held and no goal any more; one moved further than this has been taken away.
@@ -86,12 +88,16 @@ def still_looks(
     stage: WornStage, skill: Skill, rng: np.random.Generator, *, randomization: Randomization, views: Sequence[View]
 ) -> Demo:
     """``LOOKS`` looks at one random scene of a skill, as the rows of a demonstration in which nothing is done."""
+    from sim.generate import arranged
     from sim.rollout import SkillEpisode
 
     episode = SkillEpisode.sample(skill, rng)
     dynamics, _ = random_hardware(rng, randomization)
     stage.wear, stage.appearance = Wear(), random_appearance(rng, randomization)
-    stage.load(episode.scene, episode.start_q, dynamics)
+    scene = episode.scene
+    if rng.random() < ARRANGED_SHARE:
+        scene = arranged(scene, rng, share=0.8, keep=frozenset((episode.target, episode.held)))
+    stage.load(scene, episode.start_q, dynamics)
     goal = episode.goal(stage.world)
     keeper = PictureKeeper(stage, episode, goal.point, views)
     q = []

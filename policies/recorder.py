@@ -189,11 +189,11 @@ class RecordedRobot:
             self._fresh = observation
         return observation
 
-    def act(self, target: Float) -> Applied:
+    def act(self, target: Float, *, made_s: float | None = None) -> Applied:
         """As the robot's, and records. Raises ``DatasetError`` after the command was sent."""
         before = self._before() if self.recorder.recording else None
         self._fresh = None
-        applied = self._robot.act(target)
+        applied = self._robot.act(target, made_s=made_s)
         if before is not None:
             self.recorder.add(before, target, applied)
         return applied

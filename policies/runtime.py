@@ -10,6 +10,10 @@ overlapping chunks into one command per step (H = 6 here, ``.`` computed, ``#`` 
     chunk4         # # . . . .                  chunk2     # # # # # #
                                                 command(t) = weighted mean of column t, newer chunks weigh more
 
+Every command is sent with the time of the observation that this step began with, so that a robot whose clock runs on does
+not obey a policy that has stalled: its answer is refused, and after half a second without one the robot latches a fault.
+What is left of an earlier chunk counts as made in this step, because it is meant for it.
+
 The runtime never asks the simulator whether a skill succeeded: it ends on the policy's done output, a timeout, a fault of
 the safety core, or because the caller interrupts it.
 
@@ -150,7 +154,7 @@ class PolicyRuntime:
             if done_in_a_row >= self.options.done_steps:
                 return SkillResult(True, index, "done")
             target = blender.next(chunk)
-            applied = robot.act(target)
+            applied = robot.act(target, made_s=observation.stamp_s)
             if on_step is not None:
                 watched = on_step(Step(index, observation, goal, target, applied, chunk.done))
                 if watched is False:

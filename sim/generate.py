@@ -74,22 +74,25 @@ def random_scene(
     raise SceneError(f"found no room for {', '.join(kinds_required)} on the table; ask for fewer objects")
 
 
-def arranged(scene: Scene, rng: np.random.Generator, *, share: float = 0.5) -> Scene:
+def arranged(
+    scene: Scene, rng: np.random.Generator, *, share: float = 0.5, keep: frozenset[str] = frozenset()
+) -> Scene:
     """A scene as it may be after some work: things in containers and on one another, drawers open or shut.
 
     ``share`` of the graspable objects are moved. They are placed where they would rest; nothing is simulated.
+    Objects named in ``keep`` stay as they are and get nothing on top; a container among them may be filled.
     """
     specs = {spec.name: spec for spec in scene.objects}
     moved: set[str] = set()
     taken: set[str] = set()  # supports that something stands on
     for name in rng.permutation([n for n, s in specs.items() if s.kind in GRASPABLE]):
         spec = specs[name]
-        if rng.random() > share or name in taken:
+        if rng.random() > share or name in taken or name in keep:
             continue
         holders = [s for s in specs.values() if s.kind in CONTAINERS]
         supports = [
             s for n, s in specs.items()
-            if s.kind in ("cube", "cylinder") and n not in moved | taken | {name} and spec.kind != "ball"
+            if s.kind in ("cube", "cylinder") and n not in moved | taken | keep | {name} and spec.kind != "ball"
         ]  # fmt: skip
         if supports and (not holders or rng.random() < 0.3):
             holder = supports[int(rng.integers(len(supports)))]
@@ -115,7 +118,7 @@ def arranged(scene: Scene, rng: np.random.Generator, *, share: float = 0.5) -> S
         specs[name] = spec.model_copy(update={"position": (round(x, 4), round(y, 4)), "z": round(z, 4)})
         moved.add(name)
     for name, spec in specs.items():
-        if spec.kind == "drawer":
+        if spec.kind == "drawer" and name not in keep:
             specs[name] = spec.model_copy(update={"opening": float(rng.choice([0.0, 1.0]))})
     return scene.model_copy(update={"objects": tuple(specs[o.name] for o in scene.objects)})
 

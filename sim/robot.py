@@ -19,7 +19,11 @@ Float = NDArray[np.float64]
 
 
 class SimRobot:
-    """``Robot`` over a ``World``. One ``act`` advances physics by exactly one control period (0.05 s at 20 Hz)."""
+    """``Robot`` over a ``World``. One ``act`` advances physics by exactly one control period (0.05 s at 20 Hz).
+
+    Its clock is that of the physics, which stands still while a program thinks: an answer to the last observation has the
+    age zero, however long it took. Only who answers an earlier observation is refused, as on every robot.
+    """
 
     def __init__(
         self, world: World, *, control_hz: float = 20.0, profile: Profile = "sim", limits: Limits | None = None
@@ -60,9 +64,10 @@ class SimRobot:
         frames = {name: self.world.render(name) for name in cameras}
         return Observation(self.world.time_s, self._measured(), self._safety.sent.copy(), frames)
 
-    def act(self, target: Float) -> Applied:
+    def act(self, target: Float, *, made_s: float | None = None) -> Applied:
         """Send a joint vector (6,) through the safety core and let one control period pass; returns what was sent."""
-        applied, self._safety = step(self._safety, self._measured(), target, self._limits, self._dt)
+        age = 0.0 if made_s is None else self._limits.age(self.world.time_s - made_s, self._dt)
+        applied, self._safety = step(self._safety, self._measured(), target, self._limits, self._dt, age)
         command = self._to_true(applied.q)
         if self._delay == 0:
             self.world.set_arm_target(command)

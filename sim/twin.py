@@ -240,8 +240,8 @@ class TwinCamera:
 class EmulatedRobot:
     """The simulated arm driven as a real one is: the serial driver, bytes, emulated servos. A ``Robot``.
 
-    Deterministic: the servos' time stands still between two commands, so one ``act`` is one control period here too. The
-    world may be looked at between commands, as that of a ``SimRobot``.
+    Deterministic: the servos' time stands still between two commands, so one ``act`` is one control period here too, and
+    an answer to the last observation has no age. The world may be looked at between commands, as that of a ``SimRobot``.
     """
 
     def __init__(self, world: World, *, control_hz: float = 20.0, faults: str = "", seed: int = 0) -> None:
@@ -273,9 +273,9 @@ class EmulatedRobot:
         """See ``hardware.robot.Robot``."""
         return self.arm.observe(cameras)
 
-    def act(self, target: NDArray[np.float64]) -> Applied:
+    def act(self, target: NDArray[np.float64], *, made_s: float | None = None) -> Applied:
         """See ``hardware.robot.Robot``."""
-        return self.arm.act(target)
+        return self.arm.act(target, made_s=made_s)
 
     def reset_fault(self) -> None:
         """Release a latched fault."""

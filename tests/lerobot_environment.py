@@ -51,7 +51,7 @@ def make_environment(folder: Path) -> str | Path:
     python = folder / "bin/python"
     if (folder / "ready").exists():
         return python
-    venv.create(folder, with_pip=True, clear=True)
+    venv.create(folder, with_pip=True)
     minor = int(importlib.metadata.version("torch").split(".")[1])
     wanted = [*PACKAGES, f"torchvision==0.{minor + 15}.*"]  # torch 2.x goes with torchvision 0.(x + 15)
     command = [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-deps", *wanted]
@@ -67,11 +67,13 @@ def make_environment(folder: Path) -> str | Path:
 
 
 def _link_ffmpeg(folder: Path) -> None:
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     for library in (SITE / "av.libs").glob("lib*.so.*"):
         named = re.fullmatch(r"(lib(?:av|sw)[a-z]+)-[0-9a-f]+\.so\.(\d+)\..*", library.name)
         if named:
-            (folder / f"{named[1]}.so.{named[2]}").symlink_to(library)
+            link = folder / f"{named[1]}.so.{named[2]}"
+            link.unlink(missing_ok=True)
+            link.symlink_to(library)
 
 
 def run(python: Path, script: str, *words: object, folder: Path) -> str:

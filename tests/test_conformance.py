@@ -228,6 +228,22 @@ def test_a_jump_is_refused_and_the_stream_before_it_goes_on(robot: Robot, joint:
     assert robot.act(wanted + STEP).verdict == "pass"
 
 
+def test_an_old_command_is_not_obeyed_and_a_much_older_one_latches(robot: Robot) -> None:
+    robot.act(robot.observe().command)
+    seen = robot.observe()
+    for _ in range(2):  # 0.1 s old after two periods
+        assert robot.act(seen.command + STEP, made_s=robot.observe().stamp_s - 0.09).verdict == "pass"
+    held = robot.observe().command
+    for age_s in (0.12, 0.48, -0.02):  # the last one comes from the future
+        applied = robot.act(held + STEP, made_s=robot.observe().stamp_s - age_s)
+        assert (applied.verdict, applied.reasons) == ("reject", (Reason.STALE,)) and np.array_equal(applied.q, held)
+    assert robot.act(held + STEP, made_s=robot.observe().stamp_s).verdict == "pass"
+    assert robot.act(held, made_s=robot.observe().stamp_s - 0.52).reasons == (Reason.LATCHED, Reason.STALE)
+    assert robot.act(held).verdict == "reject"
+    robot.reset_fault()
+    assert robot.act(robot.observe().command).verdict in ("pass", "clamp")
+
+
 def test_degrees_are_refused(robot: Robot) -> None:
     robot.act(robot.observe().command)
     assert robot.act(np.degrees(_middle(robot) + 0.5)).verdict == "reject"

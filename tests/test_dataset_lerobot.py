@@ -1,30 +1,15 @@
-"""LeRobot 0.4.4 itself, in an environment of its own, reads, trains on and writes datasets.
-
-The environment is made for the test: LeRobot and what it imports without their dependencies, all else (torch, numpy, PyAV,
-pyarrow) from the environment that runs the tests. Three things make up for installing it so:
-
-- torchvision's compiled part belongs to another torch build, so the two operators it insists on are only declared;
-- torchcodec gets FFmpeg from PyAV's package, by links under the plain names;
-- no network: everything is on the local disk.
-
-Skipped where these packages cannot be installed. ``EMBODIED_LEROBOT`` names a folder to keep the environment in.
-"""
+"""LeRobot 0.4.4 itself, in an environment of its own (``lerobot_environment``), reads, trains on and writes datasets."""
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
-import os
-import re
-import subprocess
-import sysconfig
-import venv
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from dataset_samples import CAMERAS, identity, instant_disk, make, number_in, row  # noqa: F401
+from dataset_samples import CAMERAS, identity, instant_disk, make, number_in  # noqa: F401 (no waiting for the disk)
+from lerobot_environment import lerobot, run  # noqa: F401 (a fixture)
 
 from policies.dataset.checks import check
 from policies.dataset.copying import from_lerobot, merge
@@ -32,20 +17,6 @@ from policies.dataset.lerobot_units import SO101_DEGREES
 from policies.dataset.reader import Dataset
 
 pytestmark = pytest.mark.slow
-SITE = Path(sysconfig.get_paths()["purelib"])
-
-_PACKAGES = (
-    "lerobot==0.4.4", "torchcodec==0.13.0", "datasets", "pandas", "dill", "multiprocess", "xxhash", "aiohttp", "draccus",
-    "mergedeep", "pyyaml-include", "typing-inspect", "jsonlines", "termcolor", "einops", "deepdiff", "accelerate", "requests",
-    "pytz", "httpx",
-)  # fmt: skip
-
-_DECLARE = """
-import torch
-_library = torch.library.Library("torchvision", "DEF")
-for _name in ("nms", "qnms"):
-    _library.define(_name + "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-"""
 
 _READ = """
 import json, sys
@@ -99,50 +70,11 @@ dataset.finalize()
 """
 
 
-@pytest.fixture(scope="module")
-def lerobot(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The interpreter of an environment with LeRobot."""
-    kept = os.environ.get("EMBODIED_LEROBOT")
-    folder = Path(kept) if kept else tmp_path_factory.mktemp("lerobot") / "env"
-    python = folder / "bin/python"
-    if (folder / "ready").exists():
-        return python
-    venv.create(folder, with_pip=True)
-    minor = int(importlib.metadata.version("torch").split(".")[1])
-    wanted = [*_PACKAGES, f"torchvision=={0}.{minor + 15}.*"]  # torch 2.x goes with torchvision 0.(x + 15)
-    command = [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-deps", *wanted]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        pytest.skip(f"LeRobot 0.4.4 cannot be installed here: {done.stderr.strip().splitlines()[-1]}")
-    site = next(folder.glob("lib/python*/site-packages"))
-    (site / "tests_environment.pth").write_text(f"{SITE}\n")
-    (site / "sitecustomize.py").write_text(_DECLARE)
-    (folder / "ffmpeg").mkdir()
-    for library in (SITE / "av.libs").glob("lib*.so.*"):
-        named = re.fullmatch(r"(lib(?:av|sw)[a-z]+)-[0-9a-f]+\.so\.(\d+)\..*", library.name)
-        if named:
-            (folder / "ffmpeg" / f"{named[1]}.so.{named[2]}").symlink_to(library)
-    (folder / "ready").touch()
-    return python
-
-
-def run(python: Path, script: str, *words: object) -> str:
-    folder = python.parent.parent
-    environment = {
-        **os.environ,
-        "LD_LIBRARY_PATH": f"{folder / 'ffmpeg'}:{SITE / 'av.libs'}",
-        "HF_HUB_OFFLINE": "1",
-        "HF_HOME": str(folder / "hf"),
-    }
-    command = [str(python), "-c", script, *map(str, words)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
-
-
-def test_lerobot_reads_and_trains_on_ours(lerobot: Path, tmp_path: Path) -> None:
+def test_lerobot_reads_and_trains_on_ours(lerobot: Path, tmp_path: Path) -> None:  # noqa: F811
     root = make(tmp_path / "ours", (12, 9, 15))
-    told: dict[str, Any] = json.loads(run(lerobot, _READ, root, tmp_path / "seen.npz").splitlines()[-1])
+    told: dict[str, Any] = json.loads(
+        run(lerobot, _READ, root, tmp_path / "seen.npz", folder=tmp_path).splitlines()[-1]
+    )
     print({key: told[key] for key in ("frames", "episodes", "fps", "robot", "cameras", "losses")})
     assert (told["frames"], told["episodes"], told["fps"], told["robot"]) == (36, 3, 20, "so101")
     assert told["cameras"] == [f"observation.images.{camera}" for camera in CAMERAS]
@@ -163,13 +95,13 @@ def test_lerobot_reads_and_trains_on_ours(lerobot: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("codec", ["libsvtav1", "h264"])
-def test_ours_reads_lerobots(lerobot: Path, tmp_path: Path, codec: str, rng: np.random.Generator) -> None:
+def test_ours_reads_lerobots(lerobot: Path, tmp_path: Path, codec: str, rng: np.random.Generator) -> None:  # noqa: F811
     lengths = [7, 11, 4]
     action = rng.uniform(-90, 90, (3, 11, 6)).astype(np.float32)
     action[:, :, 5] = rng.uniform(0, 100, (3, 11))
     front = np.stack([[_picture(episode, frame) for frame in range(11)] for episode in range(3)])
     np.savez(tmp_path / "in.npz", lengths=lengths, action=action, state=action / 2, front=front, codec=codec)
-    run(lerobot, _WRITE, tmp_path / "theirs", tmp_path / "in.npz")
+    run(lerobot, _WRITE, tmp_path / "theirs", tmp_path / "in.npz", folder=tmp_path)
 
     report = check(tmp_path / "theirs")
     assert report.sound and (report.episodes, report.frames) == (3, 22), report

@@ -54,7 +54,7 @@ class PlainRobot:
         frames = {n: Frame(np.full((32, 64, 3), level, np.uint8), self._model, now - 0.01) for n in cameras}
         return Observation(now, self._safety.sent.copy(), self._safety.sent.copy(), frames)
 
-    def act(self, target: np.ndarray) -> Applied:
+    def act(self, target: np.ndarray, *, made_s: float | None = None) -> Applied:
         applied, self._safety = step(self._safety, self._safety.sent, target, self._limits, 1.0 / self.control_hz)
         self.steps += 1
         return applied

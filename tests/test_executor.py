@@ -60,7 +60,7 @@ class StillRobot:
         frame = Frame(np.full((96, 128, 3), 200, np.uint8), CAMERA, self.time_s)
         return Observation(self.time_s, self.q.copy(), self.command.copy(), dict.fromkeys(cameras, frame))
 
-    def act(self, target: NDArray[np.float64]) -> Applied:
+    def act(self, target: NDArray[np.float64], *, made_s: float | None = None) -> Applied:
         self.largest_step = max(self.largest_step, float(np.abs(target[:5] - self.command[:5]).max()))
         self.command = target.copy()
         self.q = target.copy()

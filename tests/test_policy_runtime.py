@@ -4,19 +4,33 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
+from types import SimpleNamespace
+from typing import Literal, cast
 
 import numpy as np
 import pytest
 import torch
 
+from embodied.video import FilmedRobot, VideoWriter
 from hardware.arm_spec import SO101, ArmSpec
+from hardware.emulator.chains import nominal
+from hardware.emulator.emulator import Emulator
+from hardware.rig import load_rig
 from hardware.robot import Observation, Robot
 from hardware.safety import Applied, Reason
+from hardware.serial_arm import SerialArm
 from policies.checkpoint import SHIPPED, load_policy
 from policies.goal import Goal, Skill
+from policies.images import Eyes, SeeingRobot
 from policies.point import PointConfig, PointNetwork, PointPolicy
 from policies.policy import Chunk, Policy
-from policies.runtime import ChunkBlender, PolicyRuntime, RuntimeOptions, Step
+from policies.recorder import RecordedRobot, Recorder
+from policies.runtime import ChunkBlender, PolicyRuntime, RuntimeOptions, SkillResult, Step
+from sim.robot import SimRobot
+from sim.scene import Scene
+from sim.twin import EmulatedRobot
+from sim.world import World
 
 GOAL = Goal("reach", np.array([0.2, 0.0, 0.0]), np.array([0.2, 0.0, 0.0]))
 
@@ -32,12 +46,14 @@ class StillRobot:
         self.q = SO101.home.copy()
         self.refuse = refuse
         self.sent: list[np.ndarray] = []
+        self.made: list[float | None] = []
 
     def observe(self, cameras: Sequence[str] = ()) -> Observation:
         return Observation(0.05 * len(self.sent), self.q.copy(), self.q.copy())
 
-    def act(self, target: np.ndarray) -> Applied:
+    def act(self, target: np.ndarray, *, made_s: float | None = None) -> Applied:
         self.sent.append(target)
+        self.made.append(made_s)
         if self.refuse:
             return Applied(self.q.copy(), "reject", (Reason.LATCHED,))
         self.q = target.copy()
@@ -117,6 +133,81 @@ def test_the_watcher_sees_every_step_and_may_stop_it() -> None:
 
     result = PolicyRuntime(CountingPolicy()).run(StillRobot(), GOAL, on_step=watch)
     assert (result.reason, result.steps, [step.index for step in seen]) == ("interrupted", 4, [0, 1, 2, 3])
+
+
+@pytest.mark.parametrize("mode", ["receding", "ensemble"])
+def test_a_command_is_as_old_as_the_observation_of_its_step(mode: Literal["receding", "ensemble"]) -> None:
+    """What is left of an earlier chunk as well: it is meant for this step."""
+    robot = StillRobot()
+    PolicyRuntime(CountingPolicy(), RuntimeOptions(mode=mode, execute=3)).run(robot, GOAL, timeout_s=0.25)
+    assert robot.made == pytest.approx([0.0, 0.05, 0.1, 0.15, 0.2])
+
+
+def _stalled(control_hz: float, pauses: dict[int, float]) -> tuple[list[Step], SkillResult, str | None]:
+    """Ten steps on an emulated arm in real time, with a policy that thinks for so long (s) at these steps."""
+    with Emulator("so101") as servos:
+        rig = nominal(load_rig("so101"), servos.port)
+        patient = rig.bus.model_copy(update={"silence_s": 2.0, "rate_hz": 50.0})
+        with SerialArm.open(rig.model_copy(update={"bus": patient}), control_hz=control_hz) as arm:
+            arm.act(arm.read())
+            seen: list[Step] = []
+
+            class Slow(CountingPolicy):
+                def act(self, observation: Observation, goal: Goal) -> Chunk:
+                    chunk = super().act(observation, goal)
+                    time.sleep(pauses.get(self.step, 0.0))
+                    return Chunk(observation.command + 0.01 + 0.0 * chunk.targets, 0.0)
+
+            options = RuntimeOptions(mode="receding", execute=1)
+            result = PolicyRuntime(Slow(), options).run(arm, GOAL, timeout_s=10 / control_hz, on_step=seen.append)
+            return seen, result, arm.fault
+
+
+def _stale(step: Step) -> bool:
+    return Reason.STALE in step.applied.reasons
+
+
+def test_a_real_arm_does_not_obey_an_answer_that_took_too_long() -> None:
+    """At 20 Hz 0.1 s are the limit; 0.2 s cost one command, and the next one is obeyed. Half a second latches."""
+    seen, result, fault = _stalled(20.0, {4: 0.2})
+    assert _stale(seen[4]) and seen[4].applied.verdict == "reject" and fault is None
+    assert np.array_equal(seen[4].applied.q, seen[3].applied.q)
+    assert any(step.applied.verdict != "reject" for step in seen[5:])
+    assert result.reason == "timeout"
+    seen, result, fault = _stalled(20.0, {4: 0.6})
+    assert seen[4].applied.reasons == (Reason.LATCHED, Reason.STALE) and fault == Reason.STALE.value
+    assert all(step.applied.verdict == "reject" for step in seen[4:])
+
+
+def test_robots_around_a_robot_pass_the_time_on() -> None:
+    inner = StillRobot()
+    outer: list[Robot] = [
+        FilmedRobot(inner, cast(VideoWriter, None), lambda: ("", "", None)),
+        SeeingRobot(cast(SimRobot, inner), cast(Eyes, None)),
+        RecordedRobot(inner, cast(Recorder, SimpleNamespace(recording=False))),
+    ]
+    cast(FilmedRobot, outer[0]).shoot = lambda repeat=1: None  # type: ignore[method-assign]
+    for robot in outer:
+        robot.act(inner.q, made_s=7.0)
+        robot.act(inner.q)
+    assert inner.made == [7.0, None] * 3
+
+
+@pytest.mark.parametrize("make", [SimRobot, EmulatedRobot])
+def test_in_simulation_thinking_takes_no_time(make: Callable[[World], Robot]) -> None:
+    """The control clock stands still between two commands, so an answer has the age zero and is obeyed."""
+    with closing(World(Scene())) as world, closing(make(world)) as robot:
+
+        class Thinking(CountingPolicy):
+            def act(self, observation: Observation, goal: Goal) -> Chunk:
+                super().act(observation, goal)
+                if self.step == 2:
+                    time.sleep(0.6)
+                return Chunk(np.tile(observation.command + 0.01, (1, 1)), 0.0)
+
+        steps: list[Step] = []
+        PolicyRuntime(Thinking()).run(robot, GOAL, timeout_s=0.3, on_step=steps.append)
+        assert len(steps) == 6 and not any(step.applied.verdict == "reject" for step in steps)
 
 
 def test_a_latched_fault_ends_the_skill_with_its_reason() -> None:

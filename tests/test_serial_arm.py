@@ -301,6 +301,23 @@ def test_a_command_may_be_two_periods_or_a_tenth_of_a_second_old(
         assert arm.act(arm.read(), made_s=arm.observe().stamp_s).verdict == "pass"
 
 
+def test_silence_of_a_servo_is_not_the_age_of_a_command(so101: Emulator) -> None:
+    """Where the rig file is patient: an answer to the newest measurement is as new as can be, one to an older is not."""
+    rig = _rig(so101)
+    rig = rig.model_copy(update={"bus": rig.bus.model_copy(update={"silence_s": 2.0})})
+    with _open(so101, rig) as arm:
+        arm.act(arm.read())
+        so101.inject("dead:wrist_roll")
+        for _ in range(12):
+            arm.refresh()
+        seen = arm.observe()
+        assert arm._loop.now() - seen.stamp_s > 0.5 and arm.level is Level.HOLD  # the supervisor's work
+        assert Reason.STALE not in arm.act(seen.command, made_s=seen.stamp_s).reasons and arm.fault is None
+        assert Reason.STALE in arm.act(seen.command, made_s=seen.stamp_s - 0.01).reasons
+        so101.heal()
+        so101.advance(2.0)
+
+
 def test_a_time_that_is_no_number_latches(so101: Emulator) -> None:
     with _open(so101) as arm:
         arm.act(arm.read())

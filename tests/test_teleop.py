@@ -510,7 +510,7 @@ class FakeArm:
     def observe(self, cameras: Any = ()) -> Any:
         return self._observation(0.0, self.q.copy(), self.q.copy())
 
-    def act(self, target: np.ndarray) -> Any:
+    def act(self, target: np.ndarray, *, made_s: float | None = None) -> Any:
         self.q = np.array(target)
         self.sent.append(self.q)
         return self._applied(self.q, "pass")

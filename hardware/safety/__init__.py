@@ -9,7 +9,8 @@ No I/O, no clock. ``step`` returns what may be sent and why, in three bands: *pa
 
 The shortening stages keep each joint between what was sent last and the target, so a bound that both ends meet survives
 all later stages: hence following error before velocity. An arm that begins outside its limits may only come back, slowly;
-one that begins below the table margin may not go further down, one that begins folded up only unfolds slowly. Faults latch:
+one that begins below the table margin may not go further down, one that begins folded up only unfolds slowly, by a way that
+whoever moves it must find (``hardware.unfolding``). Faults latch:
 nothing moves until ``reset``, a deliberate act. What the servos themselves report is judged by ``hardware.supervisor``.
 
 What this does not protect against: people and things within reach, and what the gripper holds; collisions of parts that

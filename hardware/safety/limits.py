@@ -107,6 +107,16 @@ class Limits:
         velocity, tip_speed, following, slow_zone = _PROFILES[name]
         return cls(spec, np.array(velocity), tip_speed, following, slow_zone_m=slow_zone)
 
+    def age(self, elapsed_s: float, period_s: float) -> float:
+        """How old (s) a command counts that was made ``elapsed_s`` ago, where one is due every ``period_s``.
+
+        At low rates two periods are no age: one to make it, one to send it. What is no age, NaN or the future, stays none:
+        the core knows what to do.
+        """
+        if not elapsed_s > 0.0:
+            return elapsed_s
+        return max(0.0, elapsed_s - max(0.0, 2.0 * period_s - self.hold_age_s))
+
     def slowed(self, share: float) -> Limits:
         """The same limits with joint and tool speeds times ``share``, which is in (0, 1]. Raises ``RobotError``."""
         if not 0.0 < share <= 1.0:

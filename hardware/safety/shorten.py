@@ -29,6 +29,7 @@ _UNSURE_SPEED = 0.2  # share of a step that is taken there
 _EDGE_M = 1e-6  # an arm held at the margin is not inside it
 _ROUNDING_M = 1e-4  # what the last check forgives the searches before it
 _BEND_M = 0.06  # an arm's way differs from a straight line by less than this times the square of its turn in rad
+_TURNS = np.array([0.33, 1.0, 1.0, 1.0, 1.0, 1.0])  # what each joint counts in it: pan turns the base, near its axis
 
 
 def inside(q: Float, lower: Float, upper: Float) -> Float:
@@ -122,8 +123,12 @@ def _floors(here: Sequence[float], limits: Limits, stays: float) -> list[float]:
 
 
 def bend_m(way: Float) -> float:
-    """At most this far is any part of an arm, half way through a step, from the middle of the step's ends."""
-    return _BEND_M * float(np.abs(way[1:5]).sum()) ** 2
+    """At most this far (m) is the end of any capsule's axis, half way through a step, from the middle of the step's ends.
+
+    Seen in the arm's own plane, as capsules are: there pan moves nothing but the base, whose axis is 4 to 5 cm long. The
+    jaw turns by 2 rad in a whole opening, but is 8 cm long where an arm is 48: an opening counts as one rad of the arm.
+    """
+    return _BEND_M * float(_TURNS @ np.abs(way)) ** 2
 
 
 def is_safe(sent: Float, target: Float, limits: Limits, dt: float) -> bool:
