@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 
 import numpy as np
@@ -116,6 +117,22 @@ def test_arranged_scenes_hold_things_in_containers_without_overlaps() -> None:
                 if a is not b and a.z == b.z:
                     assert np.hypot(*np.subtract(a.position, b.position)) > 0.5 * (a.size_m + b.size_m)
     assert inside > 30
+
+
+def test_what_must_stay_stays_when_a_scene_is_arranged() -> None:
+    rng = np.random.default_rng(8)
+    filled = 0
+    for _ in range(40):
+        plain = random_scene(rng, kinds_required=("bowl", "cube", "cube", "ball"))
+        kept = {next(o.name for o in plain.objects if o.kind == kind) for kind in ("bowl", "cube")}
+        scene = arranged(plain, rng, share=1.0, keep=frozenset(kept))
+        for name in kept:
+            now = scene.find(name)
+            assert now == plain.find(name)
+            over = [o for o in scene.objects if o.z > now.z and math.dist(o.position, now.position) < 0.5 * now.size_m]
+            filled += now.kind == "bowl" and bool(over)
+            assert now.kind == "bowl" or not over
+    assert filled > 10
 
 
 def test_conversations_mix_jobs_and_pack_their_answers() -> None:

@@ -82,7 +82,23 @@ def test_a_still_look_is_a_demonstration_in_which_nothing_is_done(stage: WornSta
     assert all(film.shape == (88, 88, 3) and len(film) == LOOKS for film in one.pictures.images.values())
     assert np.ptp(one.q[:, :5], axis=0).max() > 0.05  # the arm stands elsewhere each time
     assert np.linalg.norm(one.pictures.seen - one.goal) < 0.03
-    assert stage.world.scene.objects == SkillEpisode.sample(skill, np.random.default_rng(3)).scene.objects
+    drawn = SkillEpisode.sample(skill, np.random.default_rng(3))
+    assert [o.name for o in stage.world.scene.objects] == [o.name for o in drawn.scene.objects]
+    assert stage.world.scene.find(drawn.target) == drawn.scene.find(drawn.target)
+
+
+def test_some_bowls_that_are_looked_at_hold_something_already(stage: WornStage) -> None:
+    filled = 0
+    for seed in range(40):
+        still_looks(stage, "bowl", np.random.default_rng(seed), randomization=FULL, views=VIEWS)
+        drawn = SkillEpisode.sample("bowl", np.random.default_rng(seed))
+        bowl = stage.world.scene.find(drawn.target)
+        assert bowl.position == drawn.scene.find(drawn.target).position
+        filled += any(
+            o.z > 0.0 and o.name != drawn.held and np.hypot(*np.subtract(o.position, bowl.position)) < 0.5 * bowl.size_m
+            for o in stage.world.scene.objects
+        )
+    assert 4 <= filled <= 20  # two scenes of five are arranged, and not each has something to put in
 
 
 def test_aim_is_where_the_measured_arm_meets_the_true_point(stage: WornStage) -> None:
