@@ -65,7 +65,7 @@ class Recipe:
 
 
 RECIPES: dict[KindName, Recipe] = {
-    "point": Recipe(300, 2, 60, 10_000, 5000, 512, "full"),
+    "point": Recipe(300, 2, 60, 10_000, 5000, 512, "light"),
     # Per skill 400 scenes, each looked at four times, then episodes in which it corrects itself.
     "refiner": Recipe(400, 2, 40, 3000, 2000, 96, "full"),
     # Measured on one core: 0.4 s a demonstration with pictures, 240 rows a second in training.
