@@ -170,6 +170,27 @@ def test_an_expert_sees_that_somebody_else_has_gripped_the_object() -> None:
     assert forward(SO101, move.target)[2, 3] > forward(SO101, high)[2, 3] + 0.005
 
 
+@pytest.mark.parametrize("skill", ["push", "stack"])
+def test_an_expert_that_is_obeyed_has_nothing_to_notice(skill: str, stage: Stage) -> None:
+    """Its own words reach the gripper a little at a time, which is no other will."""
+    for seed in range(3):
+        rng = np.random.default_rng((22, seed))
+        episode = SkillEpisode.sample(skill, rng)
+        begun = stage.begin(episode)
+        assert begun is not None
+        expert, said = make_expert(stage.world.spec, begun[0]), []
+        for _ in range(MAX_STEPS):
+            before = expert.closing
+            move = expert.act(stage.robot.observe())
+            said.append((before, expert.closing))
+            stage.robot.act(move.target)
+            if move.done:
+                break
+        assert move.done
+        # It closes, or holds something from the start, and lets go: once each.
+        assert sum(now != before for before, now in said) == 2
+
+
 def test_an_expert_sees_that_somebody_else_has_let_go() -> None:
     goal, q = at_the_grip(0.25)
     expert = make_expert(SO101, SkillGoal("place", goal.point + [0.0, 0.004, 0.0], goal.to))

@@ -90,14 +90,15 @@ class Expert(ABC):
         """
         opening = q[5]
         # A command that is still on its way down, as where actions are small steps, is one to close as well.
-        closes = told < opening - _FURTHER or (bool(self.previous) and told < self._told - 0.005)
+        falls, rises = told < self._told - 0.005, told > self._told + 0.005
+        closes = told < opening - _FURTHER or (bool(self.previous) and falls)
         self._told = told
         if not self.previous:  # the gripper may hold something already: it is told to close further than it can
             self.closing = closes
         elif self.closing and not closes and opening > EMPTY:  # not told to close, or told to open
             self.closing, self.let_loose = False, self.let_loose or self._held_at > 0.0
             self.released = self._held_at + RELEASE if self._held_at > 0.0 else self.released
-        elif not self.closing and closes and told < _CLOSE and opening > EMPTY and self.still(q):
+        elif not self.closing and closes and not rises and told < _CLOSE and opening > EMPTY and self.still(q):
             self.closing = True
         self._held_for = self._held_for + 1 if self.closing and opening > EMPTY and self.still(q) else 0
         if self._held_for >= _HELD_STEPS:
