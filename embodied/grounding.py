@@ -298,7 +298,8 @@ class Grounder:
 
     def _share(self, foot: Float, ledger: Ledger, loads: Counter[tuple[float, float]]) -> Float:
         """Offset (3,) from a container's centre, so that several objects do not land on one another."""
-        total = max((n for key, n in loads.items() if math.dist(key, foot[:2]) < SAME_SPOT_M), default=1)
+        # A planner points at the same tray twice a few millimetres apart: what is near is the same container.
+        total = sum(n for key, n in loads.items() if math.dist(key, foot[:2]) < SAME_SPOT_M)
         if total < 2:
             return np.zeros(3)
         before = sum(math.dist(key, foot[:2]) < SAME_SPOT_M for key in ledger.dropped_in)

@@ -201,6 +201,19 @@ def test_several_objects_in_one_container_are_spread() -> None:
     assert all(np.array_equal(goal.to_move().point, goal.to) for goal in goals)
 
 
+def test_a_container_that_is_pointed_at_twice_a_little_apart_is_one_container() -> None:
+    calls = tuple(
+        call
+        for k in range(2)
+        for call in (
+            Pick(object="red cube", point=at(0.14 + 0.05 * k, 0.08)),
+            Place(relation="in", object="white tray", point=at(0.22 + 0.003 * k, -0.08)),
+        )
+    )
+    goals = [step.goal for step in GROUNDER.check(Plan(calls=calls)) if step.goal and step.goal.skill == "bowl"]
+    assert np.linalg.norm(goals[0].to - goals[1].to) > 0.03
+
+
 def test_senseless_plans_are_refused_with_a_reason() -> None:
     pick = Pick(object="red cube", point=at(0.2, 0.0))
     with pytest.raises(PlanError, match="still holds the red cube"):
