@@ -440,7 +440,7 @@ def test_each_kind_has_its_own_usual_numbers() -> None:
     point, act = TrainConfig(), TrainConfig(policy="act")
     assert (point.demos, point.rounds, point.updates, point.batch, point.randomization) == (
         300,
-        0,
+        2,
         10_000,
         512,
         "light",

@@ -120,9 +120,9 @@ def test_a_full_disk_is_told_and_the_arm_holds(agent: Agent, tmp_path: Path, mon
     sent: list[int] = []
     act = SimRobot.act
 
-    def counted(self: SimRobot, target: Any) -> Any:
+    def counted(self: SimRobot, target: Any, *, made_s: float | None = None) -> Any:
         sent.append(len(count) and count[0])
-        return act(self, target)
+        return act(self, target, made_s=made_s)
 
     count = fill_the_disk(monkeypatch, after=60)
     monkeypatch.setattr(SimRobot, "act", counted)

@@ -580,9 +580,9 @@ class Watched:
         self.commands = 0
         act = agent.robot.act
 
-        def counted(target: Any) -> Any:
+        def counted(target: Any, *, made_s: float | None = None) -> Any:
             self.commands += 1
-            return act(target)
+            return act(target, made_s=made_s)
 
         monkeypatch.setattr(agent.robot, "act", counted)
 

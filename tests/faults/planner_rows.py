@@ -82,9 +82,9 @@ def desk(lab: Lab) -> Iterator[Desk]:
     here.agent.load(Scene.model_validate(SCENE))
     act = here.agent.robot.act
 
-    def counted(target: Any) -> Any:
+    def counted(target: Any, *, made_s: float | None = None) -> Any:
         here.commands += 1
-        return act(target)
+        return act(target, made_s=made_s)
 
     lab.patch.setattr(here.agent.robot, "act", counted)
     yield here
