@@ -16,7 +16,6 @@ from the joint than the following error and one step allow, p99 of the period at
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import logging
 import math
@@ -113,12 +112,12 @@ class Ledger:
             self.count += 1
 
 
-def drive(arm: SerialArm, seconds: float, rng: np.random.Generator, ledger: Ledger, watch: Callable[[], None]) -> None:
+def drive(arm: SerialArm, seconds: float, rng: np.random.Generator, ledger: Ledger) -> None:
     """Command the arm once per period."""
     spec = arm.spec
     middle = np.append(np.zeros(5), 0.5)
     begun = last = time.monotonic()
-    for step in itertools.count():
+    while True:
         now = time.monotonic()
         if now - begun >= seconds:
             return
@@ -140,8 +139,6 @@ def drive(arm: SerialArm, seconds: float, rng: np.random.Generator, ledger: Ledg
             if arm.fault is not None:
                 arm.reset_fault()
             time.sleep(1.0 / RATE_HZ)
-        if step % 100 == 0:
-            watch()
 
 
 def _spoiled(target: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -179,9 +176,9 @@ def main() -> int:
     logging.getLogger("hardware").setLevel(logging.ERROR)  # holds are counted below
     command = [sys.executable, __file__, "--servos", "--seed", str(options.seed)]
     ledger = Ledger(math.ceil(1.05 * 60.0 * options.minutes * RATE_HZ))
-    memory, rng = [0.0, 0.0], np.random.default_rng(options.seed)  # MB after warming up, and last
+    rng = np.random.default_rng(options.seed)
     files = threads = cycles = overruns = 0
-    took = 0.0
+    took = before_mb = after_mb = 0.0
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as servos:
         if servos.stdin is None or servos.stdout is None:
             raise SystemExit("no pipes to the servos")
@@ -193,10 +190,11 @@ def main() -> int:
         arm = SerialArm.open(rig, control_hz=RATE_HZ)
         try:
             arm.act(arm.read())
-            drive(arm, min(WARM_UP_S, 12.0 * options.minutes), rng, Ledger(), lambda: None)
-            files, threads, memory[0] = open_files(), threading.active_count(), resident_mb()
+            drive(arm, min(WARM_UP_S, 12.0 * options.minutes), rng, Ledger())
+            files, threads, before_mb = open_files(), threading.active_count(), resident_mb()
             cycles, overruns, begun = arm.snapshot.cycle, arm.snapshot.overruns, time.monotonic()
-            drive(arm, 60.0 * options.minutes, rng, ledger, lambda: memory.__setitem__(1, resident_mb()))
+            drive(arm, 60.0 * options.minutes, rng, ledger)
+            after_mb = resident_mb()
             took = time.monotonic() - begun
             cycles, overruns = arm.snapshot.cycle - cycles, arm.snapshot.overruns - overruns
             files, threads = open_files() - files, threading.active_count() - threads
@@ -228,7 +226,7 @@ def main() -> int:
         ("goals outside limits", f"{told.get('outside', 0)}", told.get("outside", 0) == 0),
         ("goals too far from the joint", f"{told.get('too far', 0)}", told.get("too far", 0) == 0),
         ("period p50 / p99 / max", f"{p50:.2f} / {p99:.2f} / {periods.max():.1f} ms", p99 <= PERIOD_LIMIT * nominal_ms),
-        ("memory", f"{memory[0]:.1f} -> {memory[-1]:.1f} MB", memory[-1] - memory[0] <= GROWTH_LIMIT_MB),
+        ("memory", f"{before_mb:.1f} -> {after_mb:.1f} MB", after_mb - before_mb <= GROWTH_LIMIT_MB),
         ("files, threads gained", f"{files}, {threads}; after closing {files_after}, {threads_after}",
          max(files, threads, files_after, threads_after) <= 0),
     ]  # fmt: skip

@@ -20,18 +20,18 @@ from hardware.arm_spec import ArmSpec
 from hardware.robot import Robot
 from hardware.safety import Limits
 from hardware.safety.collision import LINK_PAIRS, capsules, gaps
+from hardware.safety.shorten import EDGE_M
 
 Float = NDArray[np.float64]
 
 _WRIST = 3
-_EDGE_M = 1e-6  # an arm held at the margin is not inside it
 _AHEAD = 0.1  # rad or openings that a command is ahead of the arm, as any following error allows
 _STILL = 1e-6  # the same, in one control period
 
 
 def is_folded(spec: ArmSpec, q: Float, margin_m: float = Limits.link_margin_m) -> bool:
     """Are links nearer to each other than the safety core's margin (m) for a joint vector (6,)?"""
-    return min(gaps(capsules(spec, q))[:LINK_PAIRS]) < margin_m - _EDGE_M
+    return min(gaps(capsules(spec, q))[:LINK_PAIRS]) < margin_m - EDGE_M
 
 
 def way_out(spec: ArmSpec, q: Float, goal: Float, margin_m: float = Limits.link_margin_m) -> Float:

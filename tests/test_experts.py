@@ -133,9 +133,9 @@ def test_unknown_skills_are_told(stage: Stage) -> None:
     assert tuple(EXPERTS) == SKILLS
 
 
-def asked(q: np.ndarray, told: float, stamp_s: float = 0.0) -> Observation:
+def asked(q: np.ndarray, told: float) -> Observation:
     """What an expert sees that is only asked: the gripper was told something by somebody else."""
-    return Observation(q=q, command=np.append(q[:5], told), stamp_s=stamp_s)
+    return Observation(q=q, command=np.append(q[:5], told), stamp_s=0.0)
 
 
 def at_the_grip(opening: float) -> tuple[SkillGoal, np.ndarray]:

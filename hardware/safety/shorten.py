@@ -26,7 +26,7 @@ _UNSURE_M = (
     0.035  # by as much are capsules thicker than an arm where it folds up, measured against its boxes in PyBullet
 )
 _UNSURE_SPEED = 0.2  # share of a step that is taken there
-_EDGE_M = 1e-6  # an arm held at the margin is not inside it
+EDGE_M = 1e-6  # an arm held at the margin is not inside it
 _ROUNDING_M = 1e-4  # what the last check forgives the searches before it
 _BEND_M = 0.06  # an arm's way differs from a straight line by less than this times the square of its turn in rad
 _TURNS = np.array([0.33, 1.0, 1.0, 1.0, 1.0, 1.0])  # what each joint counts in it: pan turns the base, near its axis
@@ -94,7 +94,7 @@ def links_apart(sent: Float, target: Float, limits: Limits, dt: float) -> Float:
         return target
     here = gaps(before, far + travel)
     floors = _floors(here, limits, max(0.0, 1.0 - dt / limits.slow_s))
-    if min(here[:LINK_PAIRS]) < limits.link_margin_m - _EDGE_M:
+    if min(here[:LINK_PAIRS]) < limits.link_margin_m - EDGE_M:
         way, target = way * _UNSURE_SPEED, sent + way * _UNSURE_SPEED
     # No gap can shrink and grow again within the step by more than the way that is left for it.
     if all(0.5 * (a + b - travel) >= floor for a, b, floor in zip(here, ahead, floors, strict=True)):
@@ -117,7 +117,7 @@ def _floors(here: Sequence[float], limits: Limits, stays: float) -> list[float]:
     margin, zone = limits.link_margin_m, limits.slow_zone_m
     floors = [min(gap, margin) + stays * min(max(gap - margin, 0.0), zone) for gap in here]
     for pair in range(LINK_PAIRS):
-        if here[pair] < margin - _EDGE_M:
+        if here[pair] < margin - EDGE_M:
             floors[pair] = min(here[pair], margin - _UNSURE_M)
     return floors
 

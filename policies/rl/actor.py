@@ -178,7 +178,7 @@ class ActorPolicy:
             )
         before = observation.q if self._before is None else self._before
         self._before = np.array(observation.q)
-        state = state_row(observation, before, goal.point, chunk, self._spec)
+        state = state_row(observation, before, goal.to_move().point, chunk, self._spec)
         desired = desired_goal(goal).astype(np.float32)
         action, done_logit = self.network(torch.from_numpy(state)[None], torch.from_numpy(desired)[None])
         change = action[0].double().numpy()
