@@ -20,9 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embodied.episode import Episode, Outcome, RunFolder
-from embodied.executor import Event, Execution, Executor, ExecutorOptions, describe
+from embodied.executor import Event, Execution, Executor, ExecutorOptions, describe, joined
 from embodied.grounding import GroundedCall, Grounder
-from embodied.plan import Ask, Plan
+from embodied.leftovers import collects, left_to_do, speaks_of_several
+from embodied.plan import MAX_CALLS, Ask, Pick, Plan
 from embodied.plan_checks import guarded
 from embodied.planners import Planner, make_planner
 from embodied.policies import make_policy, policy_for
@@ -265,7 +266,7 @@ class _Run:
         if filmed is not None:
             filmed.shoot(8)
         try:
-            execution = executor.run(plan, frame)
+            execution = self._and_what_is_left(executor, plan, executor.run(plan, frame))
         except DatasetError as error:  # it comes after a command was sent, and none follows
             seconds["wall"] = time.perf_counter() - began
             episode = self._episode("interrupted", f"the recording stopped and the arm holds: {error}", plan, seconds)
@@ -278,6 +279,33 @@ class _Run:
         outcome, sentence = _judged(execution, judgement, doubts)
         episode = self._episode(outcome, sentence, plan, seconds, execution, judgement)
         return self._finish(episode, frame, grounded, last, filmed, stack)
+
+    def _and_what_is_left(self, executor: Executor, plan: Plan, execution: Execution) -> Execution:
+        """After work on several things: look again, ask again with the same words, and do what is left."""
+        if not (speaks_of_several(self.instruction) and collects(plan)):
+            return execution
+        before, planned = plan, len(plan.calls)
+        for _ in range(self.agent.options.looks):
+            last = execution.records[-1] if execution.records else None
+            # What failed with something in the hand, or by a fault, is not to be gone on with.
+            if not execution.completed and (last is None or last.reason == "fault" or not isinstance(last.call, Pick)):
+                return execution
+            if execution.interrupted:
+                return execution
+            frame = executor.look()
+            try:
+                again = guarded(self.agent.planner.plan(self.instruction, frame), self.instruction)
+                more = left_to_do(again, before, frame.model)
+                if more is None:
+                    return execution
+                Grounder(frame.model, executor.robot.spec).check(more, execution.ledger())
+            except (PlanError, UnreachableError):
+                return execution
+            self.tell(Event("left", {"plan": more}))
+            execution = joined(execution, executor.run(more, frame, execution), planned)
+            planned += len(more.calls)
+            before = Plan(calls=(*before.calls, *more.calls)[-MAX_CALLS:])
+        return execution
 
     def _filmed(self, stack: ExitStack) -> tuple[Robot, Any]:
         if self.video is None:

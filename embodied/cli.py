@@ -68,6 +68,8 @@ class Evaluate:
     """As for run."""
     verify: bool = False
     """agent: as for run."""
+    looks: int = 2
+    """agent: as for run."""
     goal_noise_m: float = 0.0
     """policy: standard deviation of an error added to the goal points, as a planner would make."""
     json: bool = False
@@ -235,7 +237,7 @@ def _evaluate_agent(command: Evaluate, suite: str, console: Console) -> dict[str
 
     if suite not in AGENT_SUITES:
         raise EmbodiedError(f"there is no agent suite {suite!r}; choose one of: {', '.join(AGENT_SUITES)}")
-    options = ExecutorOptions(repoint=command.repoint, verify=command.verify)
+    options = ExecutorOptions(repoint=command.repoint, verify=command.verify, looks=command.looks)
     with (
         Agent.simulated(
             planner=command.planner, policy=command.policy or None, options=options, robot=command.robot

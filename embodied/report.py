@@ -105,7 +105,9 @@ def _plan(episode: Episode) -> str:
         return ""
     records = {record.index: record for record in episode.records}
     rows = []
-    for index, call in enumerate(episode.plan.calls):
+    # After the plan's own steps come those found in a later picture.
+    later = [(record.index, record.call) for record in episode.records if record.index >= len(episode.plan.calls)]
+    for index, call in [*enumerate(episode.plan.calls), *later]:
         r, g, b = PALETTE[index % len(PALETTE)]
         rows.append(
             f'<tr><td><span class="num" style="background:rgb({r},{g},{b})">{index + 1}</span></td>'

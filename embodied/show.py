@@ -54,6 +54,9 @@ class Narrator:
             self._console.print(f"[yellow]note[/yellow]: {escape(data['text'])}")
         elif event.kind == "plan":
             self._console.print(plan_table(data["plan"], data["seconds"]))
+        elif event.kind == "left":
+            words = ", ".join(describe(call) for call in data["plan"].calls)
+            self._console.print(f"[yellow]still to be done[/yellow]: {escape(words)}")
         elif event.kind == "step":
             self._drop()
             words = f"{data['index'] + 1}/{data['total']} {escape(describe(data['call']))}"

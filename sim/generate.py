@@ -39,6 +39,11 @@ KIND_WEIGHTS: dict[Kind, float] = {
 }  # fmt: skip
 #: Share of scenes made of two or three colours and kinds, where sorting and comparing make sense.
 UNIFORM_SHARE = 0.25
+#: Where work may leave things: as far as the arm reaches, up to beside its base (m from the pan axis, rad); they may stand
+#: as near to one another (m) as they are put down.
+MOVED_RADIUS_M = (0.065, 0.295)
+MOVED_AZIMUTH_RAD = math.radians(100.0)
+MOVED_GAP_M = 0.006
 _TRIES = 60
 _ONCE: tuple[Kind, ...] = ("drawer", "button")
 
@@ -121,6 +126,28 @@ def arranged(
         if spec.kind == "drawer" and name not in keep:
             specs[name] = spec.model_copy(update={"opening": float(rng.choice([0.0, 1.0]))})
     return scene.model_copy(update={"objects": tuple(specs[o.name] for o in scene.objects)})
+
+
+def displaced(scene: Scene, rng: np.random.Generator, *, share: float = 0.5) -> Scene:
+    """A scene as it may be after pushing and putting beside: each graspable object moved with probability ``share``.
+
+    They stand on the table anywhere in reach, out of view too, and nearer to one another than ``random_scene`` puts them.
+    What finds no room stays where it was.
+    """
+    specs = list(scene.objects)
+    for index, spec in enumerate(specs):
+        if spec.kind not in GRASPABLE or rng.random() >= share:
+            continue
+        others = specs[:index] + specs[index + 1 :]
+        for _ in range(_TRIES):
+            radius = math.sqrt(rng.uniform(MOVED_RADIUS_M[0] ** 2, MOVED_RADIUS_M[1] ** 2))
+            azimuth = float(rng.uniform(-MOVED_AZIMUTH_RAD, MOVED_AZIMUTH_RAD))
+            x, y = PAN_AXIS[0] + radius * math.cos(azimuth), PAN_AXIS[1] + radius * math.sin(azimuth)
+            there = spec.model_copy(update={"position": (round(x, 4), round(y, 4))})
+            if all(_apart(there, other, MOVED_GAP_M) for other in others):
+                specs[index] = there
+                break
+    return scene.model_copy(update={"objects": tuple(specs)})
 
 
 def _wanted(
@@ -217,7 +244,7 @@ def _circles(spec: ObjectSpec) -> list[tuple[float, float, float]]:
     return out
 
 
-def _apart(a: ObjectSpec, b: ObjectSpec) -> bool:
+def _apart(a: ObjectSpec, b: ObjectSpec, gap_m: float = GAP_M) -> bool:
     return all(
-        math.hypot(ax - bx, ay - by) > ar + br + GAP_M for ax, ay, ar in _circles(a) for bx, by, br in _circles(b)
+        math.hypot(ax - bx, ay - by) > ar + br + gap_m for ax, ay, ar in _circles(a) for bx, by, br in _circles(b)
     )

@@ -15,8 +15,8 @@ from embodied.planner.jobs import Located, job_grammar, located_to_text, parse_l
 from embodied.planner.muon import Muon, orthogonal
 from embodied.planner.tokenizer import train_tokenizer
 from hardware.errors import PlanError
-from sim.generate import arranged, random_scene
-from sim.scene import CONTAINERS, Scene
+from sim.generate import MOVED_RADIUS_M, PAN_AXIS, arranged, displaced, random_scene
+from sim.scene import CONTAINERS, GRASPABLE, Scene
 
 TABLE = Scene.model_validate(
     {
@@ -133,6 +133,29 @@ def test_what_must_stay_stays_when_a_scene_is_arranged() -> None:
             filled += now.kind == "bowl" and bool(over)
             assert now.kind == "bowl" or not over
     assert filled > 10
+
+
+def test_displaced_things_stand_free_anywhere_in_reach() -> None:
+    rng = np.random.default_rng(9)
+    aside = moved = 0
+    for _ in range(60):
+        plain = random_scene(rng, kinds_required=("bowl", "cube", "ball", "cylinder"))
+        scene = displaced(plain, rng)
+        for old, new in zip(plain.objects, scene.objects, strict=True):
+            assert new.model_copy(update={"position": old.position}) == old
+            moved += new != old
+            x, y = np.subtract(new.position, PAN_AXIS)
+            if new != old:
+                assert new.kind in GRASPABLE
+                assert MOVED_RADIUS_M[0] - 1e-3 <= math.hypot(x, y) <= MOVED_RADIUS_M[1] + 1e-3
+                aside += abs(math.atan2(y, x)) > math.radians(60)
+                assert all(
+                    math.dist(new.position, o.position) > 0.5 * (new.size_m + o.size_m)
+                    for o in scene.objects
+                    if o is not new
+                )
+    assert moved > 60
+    assert aside > 15
 
 
 def test_conversations_mix_jobs_and_pack_their_answers() -> None:

@@ -27,6 +27,7 @@ from embodied.language.view import handle_foot, look
 from embodied.plan import Ask, Close, Home, Open, Pick, Place, Press, Push, Refuse
 from hardware.camera_model import CameraModel, Intrinsics
 from hardware.errors import SceneError
+from sim.generate import arranged, random_scene
 from sim.scene import COLORS, CONTAINERS, GRASPABLE, SIZES_M, CameraSpec, Color, Kind, ObjectSpec, Scene
 from sim.scene import KINDS as OBJECT_KINDS
 
@@ -413,3 +414,35 @@ def test_the_handle_is_where_the_world_has_it(opening: float) -> None:
         assert world.handle_position("white_drawer")[:2] == pytest.approx(handle_foot(spec), abs=0.002)
     finally:
         world.close()
+
+
+def test_what_is_done_already_of_several_things_is_not_asked_for_again() -> None:
+    """The same words after part of the work: the rest is left, and when there is no rest, going home."""
+    rng = np.random.default_rng(21)
+    done = partly = 0
+    for _ in range(300):
+        scene = arranged(random_scene(rng, kinds_required=("cube", "cube", "tray")), rng, share=0.7)
+        view = look(scene, CAMERA)
+        inside = {item.label for item in view.items if item.inside} - {item.label for item in view.loose}
+        for kind in ("group", "sort", "clear"):
+            try:
+                found = example(scene, CAMERA, rng, split="train", kind=kind)
+            except SceneError:
+                continue
+            picked = [call.object for call in found.plan.calls if isinstance(call, Pick)]
+            assert not inside & set(picked), (found.instruction, picked)
+            if not picked:
+                assert found.plan.calls == (Home(),)
+                done += 1
+            partly += bool(picked) and bool(inside)
+            asked = example_or_none(scene, rng, kind)
+            assert asked is None or any(isinstance(call, Pick) for call in asked.plan.calls)
+    assert done > 15
+    assert partly > 50
+
+
+def example_or_none(scene: Scene, rng: np.random.Generator, kind: str) -> Example | None:
+    try:
+        return example(scene, CAMERA, rng, split="seen", kind=kind)
+    except SceneError:
+        return None

@@ -173,3 +173,12 @@ def test_a_rate_cannot_exceed_its_episodes() -> None:
     with pytest.raises(ValueError, match="5 successes of 4"):
         Rate(5, 4)
     assert Rate(1, 2).to_json() == {"rate": 0.5, "low": 0.0945, "high": 0.9055, "episodes": 2}
+
+
+def test_work_found_in_a_later_picture_is_a_row_of_the_report() -> None:
+    later = StepRecord(
+        2, Pick(object="green ball", point=(0.4, 0.4)), None, "failed", 1, 9, "timeout", "it rolled away"
+    )
+    page = report_html(episode(records=(*episode().records, later)), {})
+    assert re.search(r">3</span></td><td>pick the green ball</td>", page)
+    assert "it rolled away" in page

@@ -74,6 +74,8 @@ class Run:
     """Take a new picture before each step and let the planner point again."""
     verify: bool = False
     """Look at the picture after each place, and pick up again what the planner does not see where it should be."""
+    looks: int = 2
+    """After work on several things ("all the cubes"), look again and ask so many times what is left; 0: never."""
     json: bool = False
     """Print the result as one JSON object on the last line."""
 
@@ -82,6 +84,8 @@ def run(command: Run) -> int:
     """Exit status: 0 the task succeeded, 1 it did not. Raises ``EmbodiedError`` for what cannot begin."""
     if command.retries < 0:
         raise EmbodiedError(f"--retries must be zero or more, not {command.retries}")
+    if command.looks < 0:
+        raise EmbodiedError(f"--looks must be zero or more, not {command.looks}")
     if not command.instruction.strip():
         raise EmbodiedError("the instruction is empty; say what to do, for example: put the red cube in the blue bowl")
     quiet_libraries()
@@ -102,7 +106,9 @@ def _simulated(command: Run, console: Console) -> int:
     with console.status("starting the simulation"):
         agent = Agent.simulated(
             command.scene, planner=command.planner, policy=command.policy or None, seed=command.seed, gui=command.gui,
-            options=ExecutorOptions(retries=command.retries, repoint=command.repoint, verify=command.verify),
+            options=ExecutorOptions(
+                retries=command.retries, repoint=command.repoint, verify=command.verify, looks=command.looks
+            ),
             robot="sim" if command.robot == "sim" else "emulated",
         )  # fmt: skip
     with agent:
@@ -178,6 +184,7 @@ def _at_the_pace_of(arm: SerialArm, command: Run) -> ExecutorOptions:
         retries=command.retries,
         repoint=command.repoint,
         verify=command.verify,
+        looks=command.looks,
         max_joint_speed=min(usual.max_joint_speed, _MARGIN * slowest),
     )
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from embodied.language import references
@@ -12,12 +14,14 @@ from embodied.language.steps import carry
 from embodied.language.templates import patterns_for
 from embodied.language.view import Item, View
 from embodied.language.words import INTO, NUMBERS, Voice, pick
-from embodied.plan import SkillCall
+from embodied.plan import Home, SkillCall
 from sim.scene import GRASPABLE
 
 MAX_OBJECTS = 5
 #: Neighbours in left-to-right order must be this far apart in the picture, or the order could not be seen.
 MIN_GAP_U = 0.012
+#: Of the training's instructions about several objects, those about work that is done already; scenes permitting.
+DONE_SHARE = 0.5
 _EXCEPT = "except|except|except for|but|but not|apart from|other than|besides|save"
 
 
@@ -27,6 +31,32 @@ class Group:
 
     members: tuple[Item, ...]
     phrase: Phrase
+
+
+def _before(context: Context, *containers: Item) -> View:
+    """The view in which the words are said: at times one of earlier, with what lies in ``containers`` still on the table.
+
+    An agent looks again after its work, with the same words, and must be told what is left, or that all is done.
+    Evaluation does not ask about that: there, whoever does nothing would be right.
+    """
+    if not context.voice.invents or context.voice.dice.random() >= DONE_SHARE:
+        return context.view
+    return View(tuple(
+        replace(item, inside=False) if any(_lies_in(item, c) for c in containers) else item for item in context.view.items
+    ))  # fmt: skip
+
+
+def _lies_in(item: Item, container: Item) -> bool:
+    return item.inside and math.dist(item.xy, container.xy) < 0.5 * container.size_m
+
+
+def _left_to_do(context: Context, pairs: Iterable[tuple[Item, Item]]) -> tuple[SkillCall, ...] | None:
+    """The calls that carry each object to its container, without those that are there; None if one is in another."""
+    now = {item.name: item for item in context.view.items}
+    todo = [(item, home) for item, home in pairs if not _lies_in(now[item.name], home)]
+    if any(now[item.name].inside for item, _ in todo):
+        return None
+    return tuple(call for item, home in todo for call in carry(item, home)) or (Home(),)
 
 
 def _names(members: tuple[Item, ...]) -> tuple[str, ...]:
@@ -187,9 +217,12 @@ def build_group(context: Context) -> Draft | None:
     """Several objects into one container."""
     view, voice = context.view, context.voice
     dice = voice.dice
-    if not view.loose or not view.containers:
+    if not view.containers or not (view.loose or voice.invents):
         return None
     y = dice.choice(view.containers)
+    view = _before(context, y)
+    if not view.loose:
+        return None
     y_words = references.plain(y, view, voice)
     if y_words is None:
         return None
@@ -214,19 +247,22 @@ def build_group(context: Context) -> Draft | None:
     slots = {"g": group.phrase, "y": y_words, "in": ((pick(dice, INTO[y.kind]), None),)}
     slots |= verbs_for(group.phrase, voice)
     pattern = dice.choice(patterns_for("group", voice))
-    calls = tuple(call for item in group.members for call in carry(item, y))
-    return Draft(pattern.expand(dice, slots), calls, pattern.statement)
+    calls = _left_to_do(context, ((item, y) for item in group.members))
+    return None if calls is None else Draft(pattern.expand(dice, slots), calls, pattern.statement)
 
 
 def build_sort(context: Context) -> Draft | None:
     """Two groups into two containers, or each object into the container of its colour."""
     view, voice = context.view, context.voice
     dice = voice.dice
-    if len(view.loose) < 2 or len(view.containers) < 2:
+    if len(view.containers) < 2 or (len(view.loose) < 2 and not voice.invents):
         return None
     if dice.random() < 0.6 and (draft := _sort_by_color(context)) is not None:
         return draft
     y, z = dice.sample(view.containers, 2)
+    view = _before(context, y, z)
+    if len(view.loose) < 2:
+        return None
     y_words, z_words = references.plain(y, view, voice), references.plain(z, view, voice)
     if y_words is None or z_words is None:
         return None
@@ -247,8 +283,8 @@ def build_sort(context: Context) -> Draft | None:
         **verbs_for(g.phrase, voice), "goes2": verbs_for(h.phrase, voice)["goes"],
     }  # fmt: skip
     pattern = dice.choice(patterns_for("sort_explicit", voice))
-    calls = tuple(c for group, where in ((g, y), (h, z)) for item in group.members for c in carry(item, where))
-    return Draft(pattern.expand(dice, slots), calls, pattern.statement)
+    calls = _left_to_do(context, ((item, home) for group, home in ((g, y), (h, z)) for item in group.members))
+    return None if calls is None else Draft(pattern.expand(dice, slots), calls, pattern.statement)
 
 
 def color_matches(view: View) -> tuple[tuple[Item, Item], ...]:
@@ -262,29 +298,35 @@ def color_matches(view: View) -> tuple[tuple[Item, Item], ...]:
 def _sort_by_color(context: Context) -> Draft | None:
     """Objects whose colour has no container stay where they are."""
     dice = context.voice.dice
-    pairs = color_matches(context.view)
+    view = _before(context, *context.view.containers)
+    pairs = color_matches(view)
     if not 1 <= len(pairs) <= MAX_OBJECTS or not _ordered(tuple(item for item, _ in pairs)):
         return None
-    names = _names(context.view.loose)
+    names = _names(view.loose)
     slots: dict[str, Phrase] = {
         "all": ((pick(dice, "the objects|everything|the things|all the objects|them|the table"), names),),
         "each": ((pick(dice, "each object|every object|each thing|everything|each one|every item"), names),),
     }
     pattern = dice.choice(patterns_for("sort_color", context.voice))
-    calls: tuple[SkillCall, ...] = tuple(call for item, home in pairs for call in carry(item, home))
-    return Draft(pattern.expand(dice, slots), calls, pattern.statement)
+    calls = _left_to_do(context, pairs)
+    return None if calls is None else Draft(pattern.expand(dice, slots), calls, pattern.statement)
 
 
 def build_clear(context: Context) -> Draft | None:
     """Everything that can be picked up into one container, left to right."""
     view, voice = context.view, context.voice
     dice = voice.dice
-    if not view.containers or not 1 <= len(view.loose) <= MAX_OBJECTS or not _ordered(view.loose):
+    if not view.containers or any(i.kind in GRASPABLE and i.covered for i in view.items):
         return None
-    if any(i.kind in GRASPABLE and i.covered for i in view.items):
+    if not voice.invents and not (1 <= len(view.loose) <= MAX_OBJECTS and _ordered(view.loose)):
         return None
     y = dice.choice(view.containers)
-    calls = tuple(call for item in view.loose for call in carry(item, y))
+    view = _before(context, y)
+    if not 1 <= len(view.loose) <= MAX_OBJECTS or not _ordered(view.loose):
+        return None
+    calls = _left_to_do(context, ((item, y) for item in view.loose))
+    if calls is None:
+        return None
     if len(view.containers) == 1 and dice.random() < 0.5:
         pattern = dice.choice(patterns_for("clear", voice))
         return Draft(pattern.expand(dice, {}), calls, pattern.statement)

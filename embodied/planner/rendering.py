@@ -25,6 +25,8 @@ FULL_SIZE_SHARE = 0.25
 BUSY_ARM_SHARE = 0.1
 #: Share of pictures as they look after some work: things in containers, on one another, drawers open.
 ARRANGED_SHARE = 0.45
+#: Share of pictures with things where pushing and putting beside leave them: beside the base, at the edge, close together.
+DISPLACED_SHARE = 0.4
 #: Share of scenes with the objects that the harder instructions need (several of a kind in few colours, drawers, buttons):
 #: what comes by chance leaves them too rare.
 RICH_SHARE = 0.5
@@ -90,7 +92,7 @@ def render_shards(folder: Path, *, first: int, last: int, seed: int, size: int =
 def training_scene(rng: np.random.Generator) -> Scene:
     """A random scene without held-out colour and kind pairs, look and camera varied."""
     from embodied.language import scene_fits
-    from sim.generate import arranged, random_scene
+    from sim.generate import arranged, displaced, random_scene
 
     while True:
         required: tuple[Kind, ...] = ()
@@ -105,6 +107,8 @@ def training_scene(rng: np.random.Generator) -> Scene:
         except SceneError:
             continue
         if scene_fits(scene, "train"):
+            if rng.random() < DISPLACED_SHARE:
+                scene = displaced(scene, rng)
             return arranged(scene, rng) if rng.random() < ARRANGED_SHARE else scene
 
 

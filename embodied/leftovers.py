@@ -1,0 +1,68 @@
+"""What is left after a plan about several things: the planner is asked once more, with the same words and a new picture.
+
+A planner that overlooks one cube of "all the cubes", or names one that is not there, sees the table better when the others
+are away. Only work that can be told from its result is asked about again: things carried into containers, from words that
+speak of several. "Put the left cube in the bowl" would mean the next cube by then.
+
+What this does not protect against: a thing put into the wrong container stays there.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+
+from embodied.grounding import kind_of, on_table, usual_size
+from embodied.plan import Home, Pick, Place, Plan, SkillCall
+from hardware.camera_model import CameraModel
+from hardware.errors import PlanError
+from sim.scene import CONTAINERS
+
+#: Words for a whole set, its members unnamed, and for work that ends when nothing is left.
+_SEVERAL = re.compile(
+    r"\b(all|every(thing|one)?|each|both|anything|whatever|any"
+    r"|things|objects|items|stuff|cubes|blocks|boxes|bricks|dice|cylinders|cans|tubes|tins|rolls|barrels|balls|spheres|orbs|marbles"
+    r"|colou?rs|by\s+(their\s+|its\s+)?colou?r|sort(ing|ed)?|tidy(ing)?|tidied|clean(ing|ed)?|clear(ing|ed)?|declutter|mess"
+    r"|empty(ing)?\s+(the|this|my)\s+table|table\s+(\w+\s+){0,4}(empty|emptied))\b",
+    re.IGNORECASE,
+)
+
+
+def speaks_of_several(instruction: str) -> bool:
+    """Whether words ask for a set of things rather than for one that they single out."""
+    return _SEVERAL.search(instruction) is not None
+
+
+def collects(plan: Plan) -> bool:
+    """Whether a plan does nothing but carry things into containers."""
+    places = [call for call in plan.calls if isinstance(call, Place)]
+    return bool(places) and all(
+        isinstance(call, Pick | Home) or (isinstance(call, Place) and kind_of(call.object) in CONTAINERS)
+        for call in plan.calls
+    )
+
+
+def left_to_do(again: Plan, before: Plan, model: CameraModel) -> Plan | None:
+    """What of the answer ``again`` is still to be done after ``before``; None when that is nothing.
+
+    ``model``: the camera of both pictures. What lies in a container already is left there.
+    """
+    if not collects(again):
+        return None
+    try:
+        containers = [
+            (on_table(model, call.point)[:2], 0.5 * usual_size(call.object)[0])
+            for call in (*before.calls, *again.calls) if isinstance(call, Place)
+        ]  # fmt: skip
+        calls: list[SkillCall] = []
+        pick: Pick | None = None
+        for call in again.calls:
+            if isinstance(call, Pick):
+                spot = on_table(model, call.point)[:2]
+                pick = None if any(math.dist(spot, middle) < radius for middle, radius in containers) else call
+            elif isinstance(call, Place) and pick is not None:
+                calls += [pick, call]
+                pick = None
+    except PlanError:  # a point that is not on the table
+        return None
+    return Plan(calls=tuple(calls)) if calls else None
