@@ -37,6 +37,19 @@ class LinkMass:
     inertia_kg_m2: Vector3
 
 
+@dataclass(frozen=True)
+class LinkRadii:
+    """How thick (m) links are for the check for self-collision: radii of the capsules of ``hardware.safety.collision``."""
+
+    base: float
+    column: float  # what turns with the pan joint, up to the lift axis
+    upper_arm: float
+    forearm: float
+    wrist: float  # from the wrist flex axis to the wrist roll joint
+    hand: float  # from there to the palm, with the fixed finger
+    jaw: float
+
+
 @dataclass(frozen=True, eq=False)
 class ArmSpec:
     """A five-joint arm with a gripper. Joint vectors are (6,): five angles in radians, then the opening 0..1.
@@ -55,6 +68,7 @@ class ArmSpec:
     tool_origin: JointOrigin  # fixed: the point between the finger tips, child of the last arm link
     jaw_range_rad: tuple[float, float]  # jaw angle when closed and when open
     masses: tuple[LinkMass, ...]  # base first
+    radii: LinkRadii
     max_effort_nm: float  # peak torque of one joint, N m
 
     def __post_init__(self) -> None:
@@ -117,5 +131,7 @@ SO101 = ArmSpec(
         LinkMass("gripper_link", 0.087, (0.0, 0.0, -0.0252), (2.75e-5, 4.34e-5, 3.45e-5)),
         LinkMass("moving_jaw_so101_v1_link", 0.012, (-0.0016, -0.0300, 0.0193), (6.6e-6, 1.9e-6, 5.3e-6)),
     ),
+    # Servos and printed parts, a little more rather than less: what they call free is free for the simulation's boxes.
+    radii=LinkRadii(base=0.050, column=0.032, upper_arm=0.024, forearm=0.022, wrist=0.024, hand=0.036, jaw=0.022),
     max_effort_nm=1.9,
 )  # fmt: skip

@@ -23,6 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from servo_line import STS, XL, Line
 
+from hardware.errors import RobotError
 from hardware.servo import dynamixel, feetech
 from hardware.servo.bus import Bus, NoReply, Refused
 from hardware.servo.late_replies import REMEMBERED, LateReplies
@@ -395,6 +396,43 @@ def test_one_exchange_for_all_telemetry(line: Line) -> None:
     assert readings[3].temperature == 41 and readings[3].voltage == pytest.approx(7.4)
 
 
+def test_goals_go_out_with_the_question_in_one_transmission(line: Line) -> None:
+    transmissions: list[bytes] = []
+    write = line.write
+    line.write = lambda data: [transmissions.append(data), write(data)][1]  # type: ignore[method-assign]
+    bus = _bus(line)
+    goals = {1: 1000, 2: 2000, 3: 3000}
+    assert len(bus.telemetry(goals=goals)) == 3
+    assert len(transmissions) == 1 and [p.code for p in line.sent] == [0x83, 0x82]
+    assert [line.peek(i, "goal_position") for i in goals] == [1000, 2000, 3000]
+
+
+def test_goals_are_not_sent_again_for_a_servo_that_is_silent(line: Line) -> None:
+    del line.tables[2]
+    bus = _bus(line, latency_s=0.005)
+    assert set(bus.telemetry(budget_s=0.1, goals={1: 1000, 3: 3000})) == {1, 3}
+    assert [p.code for p in line.sent] == [0x83, 0x82, 0x82, 0x82]
+    bus.fast = line.protocol == "dynamixel"
+    assert set(bus.telemetry(budget_s=0.1, goals={1: 1001})) == {1, 3}
+    assert [p.code for p in line.sent].count(0x83) == 2 and line.peek(1, "goal_position") == 1001
+
+
+def test_goals_are_stripped_from_what_comes_back_on_a_line_that_echoes(line: Line) -> None:
+    line.tamper = lambda request, replies: [request, *replies] if replies else []
+    bus = _bus(line)
+    bus.identify(1)
+    for goal in (1000, 2000):
+        assert len(bus.telemetry(goals=dict.fromkeys(line.models, goal))) == 3
+        assert line.peek(2, "goal_position") == goal
+    assert bus.health[1].missed == 0 and bus.damaged == 0
+
+
+def test_a_goal_that_no_servo_takes_is_not_sent(line: Line) -> None:
+    with pytest.raises(RobotError, match="fit|takes"):
+        _bus(line).telemetry(goals={1: 1 << 40})
+    assert line.sent == []
+
+
 def test_a_silent_servo_costs_only_itself(line: Line) -> None:
     del line.tables[2]
     bus = _bus(line, latency_s=0.005)
@@ -506,6 +544,32 @@ def test_a_second_program_is_told_who_has_the_port(device: tuple[int, str]) -> N
         with pytest.raises(PortTaken, match="this very program"):
             open_port(device[1], 1_000_000)
         assert os.getpid() in [owner.pid for owner in owners(device[1])]
+
+
+def test_a_read_ends_with_what_has_come(device: tuple[int, str]) -> None:
+    port = open_port(device[1], 1_000_000)
+    with closing(port):
+        begun = time.monotonic()
+        assert port.read(100) == b"" and port.in_waiting == 0
+        assert time.monotonic() - begun < 0.5
+        os.write(device[0], b"abc")
+        select.select([port], [], [], 5.0)  # type: ignore[list-item]
+        assert port.in_waiting == 3
+        assert port.read(2) == b"ab" and port.read(100) == b"c" and port.read(100) == b""
+        assert port.write(b"xyz") == 3
+        assert select.select([device[0]], [], [], 5.0)[0] and os.read(device[0], 100) == b"xyz"
+    with pytest.raises(OSError):
+        port.read(1)
+
+
+def test_a_driver_that_takes_nothing_is_waited_for_no_longer_than_it_may(device: tuple[int, str]) -> None:
+    port = open_port(device[1], 1_000_000)
+    with closing(port), pytest.raises(serial.SerialTimeoutException):
+        begun = time.monotonic()
+        try:
+            port.write(bytes(1 << 20))  # nobody reads the other end
+        finally:
+            assert 0.1 < time.monotonic() - begun < 5.0
 
 
 def test_ports_that_are_none(tmp_path: Path) -> None:

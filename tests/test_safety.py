@@ -629,6 +629,29 @@ class TestLinks:
                 seen[where] += 1
         assert all(seen.values())
 
+    def test_no_gap_dips_by_more_than_is_allowed_for_without_a_look(self) -> None:
+        """What is taken at once passes the whole check: of two links that both move, too."""
+        rng, largest = np.random.default_rng(0), 0.0
+        for _ in range(2500):
+            q, size = rng.uniform(SO101.lower, SO101.upper), rng.choice([0.03, 0.1, 0.3])
+            way = rng.uniform(-size, size, 6) * rng.integers(0, 2, 6)
+            if not way.any():
+                continue
+            found = [collision.capsules(SO101, q + k * way) for k in (0.0, 0.25, 0.5, 0.75, 1.0)]
+            here, *middle, ahead = np.array([collision.gaps(capsules) for capsules in found])
+            lowest, travel = np.min(middle, axis=0), collision.moved(found[0], found[-1]) + shorten.bend_m(way)
+            dip = max(0.5 * (here + ahead) - lowest) / (0.5 * travel)
+            rise = max(np.where(lowest < here, ahead - lowest, 0.0)) / travel
+            largest = max(largest, float(dip), float(rise))
+        assert 0.5 < largest <= 1.0
+
+    def test_links_may_not_overlap_by_more_than_capsules_are_thicker_than_an_arm(self) -> None:
+        """35 mm less than the margin, however far it is told to go."""
+        deep = np.array([0.0, -1.2, 1.2, 1.5, 0.0, 0.3])
+        cut = shorten.links_apart(deep, nudge(2, 0.4, deep), SIM, DT)
+        assert SIM.link_margin_m - 0.035 <= self.gap(cut) < SIM.link_margin_m - 0.035 + 0.0002
+        assert self.gap(deep) > self.gap(cut) + 0.003
+
     def test_the_largest_share_is_found_to_one_part_in_256(self) -> None:
         assert shorten._largest(lambda share: share <= 1.0 / 3.0) == 85 / 256
         assert shorten._largest(lambda share: share < 1.0) == 255 / 256

@@ -32,6 +32,10 @@ class Pacer:
             self._sleep(self._due - now)
         self._ends.append(self._clock())
 
+    def now(self) -> float:
+        """The clock by which it paces, s."""
+        return self._clock()
+
     @property
     def rate_hz(self) -> float:
         """Periods per second over the last second or so; 0 before there are two."""

@@ -2,12 +2,15 @@
 
 ::
 
-    ready ---engage---> driving ---engage, stop, device lost, old reading, fault, full disk---> holding
+    ready ---engage---> driving ---engage, stop, device lost, silent, fault, full disk--------> holding
                            ^------------------------engage-------------------------------------'  |
                            '---engage--- limp <-------------------------stop----------------------'
 
 Nothing moves before the first *engage*: torque is not even on. Holding means that the last command sent is sent again, so
 the arm stays and whatever watches for silence is content. Each *engage* takes a new reference, so there is never a jump.
+
+A device whose reading is a little old, as after a pause of this computer, makes the arm stand until the next one comes, and
+that one is a new reference too. Only a device that stays silent ends the driving.
 """
 
 from __future__ import annotations
@@ -36,8 +39,10 @@ from policies.dataset.layout import DatasetError
 Float = NDArray[np.float64]
 State = Literal["ready", "driving", "holding", "limp"]
 
-#: An older reading of the hand is none: the arm holds.
+#: An older reading of the hand is none: the arm stands still.
 STALE_S = 0.1
+#: Who comes back later than this must engage anew.
+SILENT_S = 0.5
 _FASTER = 1.25
 
 
@@ -66,10 +71,12 @@ class Session:
         self._say = say
         self._dt = 1.0 / robot.control_hz
         self._clutch = Clutch(relative=relative)
-        self.lead = Lead()
+        self.lead = Lead(self._dt)
         self._speed = 1.0
         self._sent: Float | None = None  # None while nothing has been sent, or torque is off
         self._reading = Reading()
+        self._read_s = 0.0  # when that was read
+        self._missed = False  # the reading before it was too old
         self._lost = ""  # why the device gives nothing
         self._edge = ""  # why a jog is going nowhere
         self._applied: Applied | None = None
@@ -128,6 +135,7 @@ class Session:
     def _read(self) -> Reading:
         try:
             self._reading, self._lost = self.device.read(), ""
+            self._read_s = self.pacer.now()
         except DeviceLost as error:
             self._reading = Reading(age_s=float("inf"))
             if not self._lost:
@@ -137,22 +145,27 @@ class Session:
 
     def _drive(self, reading: Reading) -> None:
         if reading.age_s > STALE_S:
-            self._hold(
-                f"the {self.device.name} has said nothing for {reading.age_s:.2f} s; the arm holds. Enter goes on"
-            )
-            self._hold_on()
+            self._missed = True
+            if reading.age_s > SILENT_S:
+                self._hold(
+                    f"the {self.device.name} has said nothing for {reading.age_s:.2f} s; the arm holds. Enter goes on"
+                )
+            if self._sent is not None:
+                self._send(self._sent)
             return
         command = self._reference() if self._sent is None else self._sent
+        if self._missed and reading.pose is not None:
+            self._clutch.engage(reading.pose, command)
+            self.lead.restart()
+        self._missed = False
         if reading.pose is not None:
-            self._send(self._clutch.follow(self.lead.ahead(reading.pose, self._dt), self._dt))
+            now_s = self.pacer.now()
+            ahead = self.lead.ahead(reading.pose, now_s, reading.age_s + now_s - self._read_s)
+            self._send(self._clutch.follow(ahead, self._dt))
         elif reading.rate is not None:
             speeds = JogSpeeds()
             wanted, self._edge = jog(self.robot.spec, command, reading.rate, speeds, self._speed * self._dt)
             self._send(wanted)
-
-    def _hold_on(self) -> None:
-        if self.state == "holding" and self._sent is not None:
-            self._send(self._sent)
 
     def _send(self, wanted: Float) -> None:
         """One command to the arm, and a row if a take is running."""
@@ -187,7 +200,7 @@ class Session:
             return self._without_pictures()
         if self._sent is not None:
             self._lag = float(np.abs(seen.command - seen.q)[:5].max())
-            self.lead.learn(self._sent, seen.q, self._dt)
+            self.lead.learn(self._sent, seen.q, seen.stamp_s)
         return seen
 
     def _without_pictures(self) -> Observation | None:
@@ -257,6 +270,7 @@ class Session:
         if reading.pose is not None:
             self._clutch.engage(reading.pose, command)
             self.lead.restart()
+        self._missed = False
         self.state = "driving"
         self._say(f"following the {self.device.name}")
 

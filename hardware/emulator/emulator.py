@@ -27,7 +27,7 @@ import select
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,6 +119,7 @@ class Emulator:
         self._thread: threading.Thread | None = None
         self._closing = threading.Event()
         self._failure: Exception | None = None
+        self._path: Callable[[float], Mapping[str, float]] | None = None  # of a hand, rad by joint over time in s
         self._pulled = False  # by a fault, not by ``unplug``
         self._wake_read = self._wake_write = -1  # a byte written here ends the thread's sleep
         self._parsers: dict[tuple[str, int], PacketParser] = {}
@@ -231,19 +232,30 @@ class Emulator:
     def hold(self, angles: Mapping[str, float]) -> None:
         """A hand takes these shafts to these angles (rad from the encoder's middle) and holds them there."""
         with self._lock:
-            for joint, angle in angles.items():
-                low, high = self._shaft(joint).stops
-                self._shaft(joint).hand = max(low, min(high, float(angle)))
+            self._path = None
+            self._grip(angles)
+
+    def follow(self, path: Callable[[float], Mapping[str, float]]) -> None:
+        """A hand takes shafts along a path, as ``hold`` does to one place: the angles at a ``time_s``, asked every tick."""
+        with self._lock:
+            self._path = path
+
+    def _grip(self, angles: Mapping[str, float]) -> None:
+        for joint, angle in angles.items():
+            low, high = self._shaft(joint).stops
+            self._shaft(joint).hand = max(low, min(high, float(angle)))
 
     def let_go(self, *joints: str) -> None:
         """The hand lets go of these joints; of all when none is named."""
         with self._lock:
+            self._path = None
             for joint in joints or self.servos:
                 self._shaft(joint).hand = None
 
     def angles(self) -> dict[str, float]:
-        """Where the shafts truly are, rad from the encoder's middle."""
+        """Where the shafts truly are now, rad from the encoder's middle."""
         with self._lock:
+            self._keep_up()
             return {joint: servo.shaft.angle for joint, servo in self.servos.items()}
 
     @contextmanager
@@ -383,6 +395,8 @@ class Emulator:
         dt, now, injector = self.plant.tick_s, self._ticks * self.plant.tick_s, self.injector
         for event in injector.due(now):
             self._happen(event)
+        if self._path is not None:
+            self._grip(self._path(now))
         for servo in self._list:
             servo.tick(now, dt)
         self.plant.advance([servo.drive for servo in self._list])

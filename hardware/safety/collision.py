@@ -6,8 +6,9 @@ Everything is computed in the arm's own vertical plane, which turns with the pan
 
     base o--o   column |   upper arm o----o elbow ----o wrist --o hand ====o fingers      (o--o: a capsule's axis)
 
-Radii are those of the servos and printed parts of hobby arms of this size, a little more rather than less. Neighbours
-on the chain are left out: they touch at their joint, and joint limits keep them apart elsewhere.
+Radii are the arm's (``ArmSpec.radii``). Neighbours on the chain are left out: they touch at their joint, and joint limits
+keep them apart elsewhere. The other sizes are those of servos and printed parts of hobby arms of this size, a little more
+rather than less.
 
 What this does not protect against: what hangs on the arm or in its gripper, cables, other arms, objects on the table.
 """
@@ -39,7 +40,6 @@ PAIRS: tuple[str, ...] = (
 _LINKS = tuple((first, second) for first, second in (pair.split(" and ") for pair in PAIRS) if second != "table")
 #: So many come first in ``PAIRS``; the rest is about the table.
 LINK_PAIRS = len(_LINKS)
-_BASE_M, _COLUMN_M, _UPPER_M, _FORE_M, _WRIST_M, _HAND_M, _JAW_M = 0.050, 0.032, 0.024, 0.022, 0.024, 0.036, 0.022
 _BASE_HEIGHT_M = 0.020  # of the base's axis over the table
 _THICK_M = 0.020  # half of what wrist and hand measure from top to bottom
 _FINGERS_M = 0.030  # the hand's capsule ends this far before the tool point: its round end covers the finger tips
@@ -141,18 +141,18 @@ def capsules(spec: ArmSpec, q: Float) -> dict[str, Capsule]:
     """The arm's capsules in its plane for a joint vector (6,), by name."""
     values = q.tolist()
     hand = _Hand(spec, values)
-    g = hand.geometry
+    g, r = hand.geometry, spec.radii
     length = max(g.pan_x, 0.001)  # an axis, however short
     base_end = (-length * math.cos(values[0]), -length * math.sin(values[0]), _BASE_HEIGHT_M)
     root = hand.at((0.0, 0.0, 0.0))
     return {
-        "base": ((0.0, 0.0, _BASE_HEIGHT_M), base_end, _BASE_M),
-        "column": ((0.0, 0.0, _COLUMN_M), g.shoulder, _COLUMN_M),
-        "upper arm": (g.shoulder, hand.elbow, _UPPER_M),
-        "forearm": (hand.elbow, hand.wrist, _FORE_M),
-        "wrist": (hand.wrist, root, _WRIST_M),
-        "hand": (root, hand.at(g.palm), _HAND_M),
-        "jaw": (hand.at(g.pivot), hand.at(hand.jaw_tip), _JAW_M),
+        "base": ((0.0, 0.0, _BASE_HEIGHT_M), base_end, r.base),
+        "column": ((0.0, 0.0, r.column), g.shoulder, r.column),
+        "upper arm": (g.shoulder, hand.elbow, r.upper_arm),
+        "forearm": (hand.elbow, hand.wrist, r.forearm),
+        "wrist": (hand.wrist, root, r.wrist),
+        "hand": (root, hand.at(g.palm), r.hand),
+        "jaw": (hand.at(g.pivot), hand.at(hand.jaw_tip), r.jaw),
     }
 
 

@@ -100,7 +100,7 @@ class _TelemetryBlock:
             form += "x" * (register.address - at) + (code.lower() if register.encoding == "twos" else code)
             at = register.end
         self._struct = struct.Struct(form + "x" * (end - at))
-        self._signs = [(k, r.sign_bit) for k, r in enumerate(inside) if r.encoding == "sign_magnitude"]
+        self._signs = [(k, 1 << r.sign_bit) for k, r in enumerate(inside) if r.encoding == "sign_magnitude"]
         place = {register.name: k for k, register in enumerate(inside)}
         self._position, self._flags = place["present_position"], place.get("hardware_error")
         # What a servo does not know is 0: whatever comes first in its block, taken no times.
@@ -110,8 +110,9 @@ class _TelemetryBlock:
     def values(self, data: bytes) -> tuple[int, int, list[float]]:
         """Position in counts, error bits, and each of ``_SI_QUANTITIES``."""
         raw = list(self._struct.unpack(data))
-        for k, sign_bit in self._signs:
-            raw[k] = feetech.decode_sign_magnitude(raw[k], sign_bit)
+        for k, sign in self._signs:  # as ``feetech.decode_sign_magnitude``, without a call for each of 30 fields
+            magnitude = raw[k] & sign - 1
+            raw[k] = -magnitude if raw[k] & sign else magnitude
         flags = 0 if self._flags is None else raw[self._flags]
         return raw[self._position], flags, [raw[k] * scale for k, scale in self._si]
 
@@ -213,7 +214,7 @@ class Bus:
             raise BusError(f"{name} of servo {id} can only be read")
         request = self._codec.write(id, register.address, register.encode(value))
         if id in self.unacknowledged:
-            self._send(request)
+            self._send(self._codec.encode(request))
         else:
             self._ask(id, request, 0)
 
@@ -249,7 +250,7 @@ class Bus:
 
         Raises ``NoReply`` when it does not come back within two seconds.
         """
-        self._send(self._codec.reboot(id))
+        self._send(self._codec.encode(self._codec.reboot(id)))
         end = time.monotonic() + 2.0
         while True:
             time.sleep(0.1)
@@ -264,11 +265,12 @@ class Bus:
     # ---- all servos at once
 
     def sync_read(
-        self, address: int, size: int, ids: Sequence[int], budget_s: float | None = None
+        self, address: int, size: int, ids: Sequence[int], budget_s: float | None = None, first: bytes = b""
     ) -> dict[int, tuple[int, bytes]]:
         """The same block of several servos: id -> (error byte, data). Servos that stayed silent are missing.
 
         Asks the silent ones again while there is time left in ``budget_s`` (seconds, default: enough for all attempts).
+        ``first``: frames that nobody replies to, sent once, in front of the first request.
         """
         found: dict[int, tuple[int, bytes]] = {}
         begins: dict[int, int] = {}  # length of the block asked for -> its address; a retry may ask for more
@@ -280,15 +282,17 @@ class Bus:
                 break
             # A chain with a silent member may break off, and the ids in it do not tell late ones apart: the plain way then.
             if self.fast and not self._late:
-                found.update(self._fast_read(address, size, missing, min(self._time(size, len(missing)), left)))
+                found.update(self._fast_read(address, size, missing, min(self._time(size, len(missing)), left), first))
+                first = b""
                 continue
             begin, length = self._block(ids, address, size)
             begins = {**{n: k for n, k in begins.items() if n != length}, length: begin}  # the newest last
-            request = self._codec.sync_read(begin, length, missing)
+            sent = first + _sync_read(self.protocol, begin, length, tuple(missing))
             wait = min(self._time(length, len(missing)), left)
-            for id_, packet in self._exchange(request, dict.fromkeys(missing, tuple(begins)), wait).items():
+            for id_, packet in self._exchange(sent, dict.fromkeys(missing, tuple(begins)), wait).items():
                 skip = address - begins.get(len(packet.params), address)
                 found[id_] = packet.code, packet.params[skip : skip + size]
+            first = b""
         return found
 
     def read_all(self, name: str, ids: Sequence[int] | None = None, budget_s: float | None = None) -> dict[int, int]:
@@ -301,20 +305,26 @@ class Bus:
 
     def write_all(self, name: str, values: Mapping[int, int]) -> None:
         """Write one register of several servos, raw, in one packet. No servo acknowledges this."""
-        for register, group in self._groups(name, values):
-            blocks = {id_: register.encode(values[id_]) for id_ in group}
-            self._send(self._codec.sync_write(register.address, blocks))
+        for frame in self._sync_writes(name, values):
+            self._send(frame)
 
-    def telemetry(self, ids: Sequence[int] | None = None, budget_s: float | None = None) -> dict[int, Reading]:
-        """All telemetry of several servos in one exchange. Servos that stayed silent are missing."""
+    def telemetry(
+        self, ids: Sequence[int] | None = None, budget_s: float | None = None, goals: Mapping[int, int] | None = None
+    ) -> dict[int, Reading]:
+        """All telemetry of several servos in one exchange. Servos that stayed silent are missing.
+
+        ``goals`` (counts, by id) are written first, in the same transmission: the driver and the adapter are asked once.
+        """
+        first = b"".join(self._sync_writes("goal_position", goals)) if goals else b""
         groups: dict[tuple[int, int], list[int]] = {}
         for id_ in self.models if ids is None else ids:
             groups.setdefault(self.models[id_].telemetry, []).append(id_)
         readings: dict[int, Reading] = {}
         for (address, size), group in groups.items():
-            for id_, (error, data) in self.sync_read(address, size, group, budget_s).items():
+            for id_, (error, data) in self.sync_read(address, size, group, budget_s, first).items():
                 if len(data) == size:  # a refusal brings nothing
                     readings[id_] = self._reading(id_, error, data)
+            first = b""
         return readings
 
     def torque_off(self, ids: Iterable[int] | None = None) -> dict[int, str]:
@@ -354,6 +364,14 @@ class Bus:
             groups.setdefault((register.address, register.size), (register, []))[1].append(id_)
         return list(groups.values())
 
+    def _sync_writes(self, name: str, values: Mapping[int, int]) -> list[bytes]:
+        """The frames that write one register of several servos."""
+        frames: list[bytes] = []
+        for register, group in self._groups(name, values):
+            blocks = {id_: register.encode(values[id_]) for id_ in group}
+            frames.append(self._codec.encode(self._codec.sync_write(register.address, blocks)))
+        return frames
+
     def _reading(self, id: int, error: int, data: bytes) -> Reading:
         model = self.models[id]
         position, flags, si = _telemetry_block(model).values(data)
@@ -389,7 +407,7 @@ class Bus:
             begin, length = self._block([id], address, size)
             begins = {**{n: k for n, k in begins.items() if n != length}, length: begin}
             request = self._codec.read(id, begin, length)
-            reply = self._exchange(request, {id: tuple(begins)}, self._time(length, 1)).get(id)
+            reply = self._exchange(self._codec.encode(request), {id: tuple(begins)}, self._time(length, 1)).get(id)
             if reply is not None:
                 self._obeyed(request, reply)
                 skip = address - begins[len(reply.params)]
@@ -403,7 +421,7 @@ class Bus:
         )  # one acknowledgement looks like the other: let it pass
         quiet_s = self._time(size, 1) if owed else _QUIET_S
         for _ in range(self.attempts if attempts is None else attempts):
-            reply = self._exchange(request, {id: (size,)}, self._time(size, 1), quiet_s).get(id)
+            reply = self._exchange(self._codec.encode(request), {id: (size,)}, self._time(size, 1), quiet_s).get(id)
             if reply is not None:
                 self._obeyed(request, reply)
                 return reply
@@ -420,10 +438,12 @@ class Bus:
     def _silent(self, id: int) -> NoReply:
         return NoReply(f"servo {id} on {self.name} does not answer; check its cable, its power and its id")
 
-    def _fast_read(self, address: int, size: int, ids: Sequence[int], wait_s: float) -> dict[int, tuple[int, bytes]]:
-        request = dynamixel.sync_read(address, size, ids, fast=True)
+    def _fast_read(
+        self, address: int, size: int, ids: Sequence[int], wait_s: float, first: bytes
+    ) -> dict[int, tuple[int, bytes]]:
+        sent = first + _sync_read(self.protocol, address, size, tuple(ids), fast=True)
         length = len(ids) * (size + 4) - 3  # the parameters: all but the first error byte and the packet's own CRC
-        replies = self._exchange(request, {dynamixel.BROADCAST: (length,)}, wait_s)
+        replies = self._exchange(sent, {dynamixel.BROADCAST: (length,)}, wait_s)
         found: dict[int, tuple[int, bytes]] = {}
         if dynamixel.BROADCAST in replies:
             shares = dynamixel.decode_fast_status(replies[dynamixel.BROADCAST], [size] * len(ids))
@@ -435,21 +455,20 @@ class Bus:
             self.health[id_].miss()
         return found
 
-    def _send(self, request: Packet) -> None:
-        """A request that nobody replies to. Its echo is dropped with the stale input before the next one."""
+    def _send(self, frame: bytes) -> None:
+        """A frame that nobody replies to. Its echo is dropped with the stale input before the next one."""
         self._settle()
-        self._write(self._codec.encode(request))
+        self._write(frame)
 
     def _exchange(
-        self, request: Packet, wanted: Mapping[int, tuple[int, ...]], wait_s: float, quiet_s: float = _QUIET_S
+        self, sent: bytes, wanted: Mapping[int, tuple[int, ...]], wait_s: float, quiet_s: float = _QUIET_S
     ) -> dict[int, Packet]:
         """Send and collect replies. Raises ``PortLost``.
 
-        ``wanted`` is id -> numbers of parameters: last the one asked for now, before it those of earlier attempts at the
-        same question.
+        ``sent`` ends with the request. ``wanted`` is id -> numbers of parameters: last the one asked for now, before it those
+        of earlier attempts at the same question.
         """
         self._settle(quiet_s)
-        sent = self._codec.encode(request)
         parser = _new_parser(self.protocol)
         replies: dict[int, Packet] = {}
         begun, held, echo = False, b"", self._echo is not False
@@ -553,6 +572,15 @@ class Bus:
         return PortLost(
             f"{self.name} went away ({error}); the servos hold their last goal. Check cable and power, then start again"
         )
+
+
+@lru_cache(maxsize=64)
+def _sync_read(protocol: Protocol, address: int, size: int, ids: tuple[int, ...], fast: bool = False) -> bytes:
+    """The frame that asks several servos for the same block: the same in every cycle."""
+    if fast:
+        return dynamixel.encode(dynamixel.sync_read(address, size, ids, fast=True))
+    codec = _CODECS[protocol]
+    return codec.encode(codec.sync_read(address, size, ids))
 
 
 def _new_parser(protocol: Protocol) -> PacketParser:

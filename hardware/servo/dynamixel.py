@@ -20,7 +20,9 @@ from __future__ import annotations
 
 import enum
 import struct
+from array import array
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from hardware.errors import RobotError
@@ -34,6 +36,7 @@ MAX_ID = 0xFC
 #: Longer frames do not occur on a bus of arm servos; a damaged length must not swallow what follows.
 MAX_LENGTH = 1024
 _STATUS = 0x55
+_PAIR = struct.Struct(">H")
 
 
 class Instruction(enum.IntEnum):
@@ -116,24 +119,25 @@ class Share(NamedTuple):
     data: bytes
 
 
-def _crc_table() -> tuple[int, ...]:
-    table = []
-    for byte in range(256):
-        value = byte << 8
-        for _ in range(8):
-            value = (value << 1 ^ 0x8005 if value & 0x8000 else value << 1) & 0xFFFF
-        table.append(value)
-    return tuple(table)
-
-
-_CRC = _crc_table()
+@lru_cache(maxsize=1)
+def _crc_table() -> array[int]:
+    """What 16 bits in front become, two bytes further on: half as many steps as with a table of bytes."""
+    table = array("H", [0])
+    for k in range(16):  # the table of one more bit: the CRC of a sum is the sum of the CRCs
+        one = 1 << k
+        for _ in range(16):
+            one = (one << 1 ^ 0x8005 if one & 0x8000 else one << 1) & 0xFFFF
+        table.extend([one ^ other for other in table])
+    return table
 
 
 def crc16(data: bytes, crc: int = 0) -> int:
     """CRC-16 with polynomial 0x8005, not reflected, starting from ``crc``."""
-    table = _CRC  # a local name: this runs once for every byte
-    for byte in data:
-        crc = (crc << 8 & 0xFFFF) ^ table[crc >> 8 ^ byte]
+    table = _crc_table()
+    for (pair,) in _PAIR.iter_unpack(data[: len(data) & ~1]):
+        crc = table[crc ^ pair]
+    if len(data) & 1:
+        crc = (crc << 8 & 0xFFFF) ^ table[crc >> 8 ^ data[-1]]
     return crc
 
 

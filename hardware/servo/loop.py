@@ -325,10 +325,7 @@ class ServoLoop:
     def _cycle(self, overruns: int) -> None:
         self._counted += 1
         readings = dict(self.snapshot().readings)
-        goals = self._next_goals(readings)
-        if goals:
-            self._bus.write_all("goal_position", goals)
-        fresh = self._bus.telemetry(self._ids, budget_s=self._budget_s)
+        fresh = self._bus.telemetry(self._ids, budget_s=self._budget_s, goals=self._next_goals(readings))
         if self.lockstep:
             fresh = {id_: reading._replace(stamp_s=self.now()) for id_, reading in fresh.items()}
         for id_ in self._ids:

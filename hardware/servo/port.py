@@ -10,7 +10,10 @@ import contextlib
 import errno
 import fcntl
 import os
+import select
+import sys
 import termios
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -54,7 +57,7 @@ class SerialPort(Protocol):
         ...
 
     def read(self, size: int = 1) -> bytes:
-        """Up to ``size`` bytes, after at most the time slice."""
+        """Up to ``size`` bytes, after at most the time slice; fewer, and sooner, where that is what has come."""
         ...
 
     def write(self, data: bytes) -> int | None:
@@ -64,6 +67,61 @@ class SerialPort(Protocol):
     def close(self) -> None:
         """Release the port."""
         ...
+
+
+class DevicePort:
+    """A serial device that pyserial has opened and set up, read and written without it.
+
+    pyserial waits until all bytes asked for are there or the slice is over, and asks the kernel three times per write. Here
+    a read ends with whatever has come, so replies are taken apart while the next ones are still on the wire.
+    """
+
+    def __init__(self, port: serial.Serial) -> None:
+        self._port = port
+        self._fd: int = port.fileno()
+        self._readable, self._writable = select.poll(), select.poll()
+        self._readable.register(self._fd, select.POLLIN)
+        self._writable.register(self._fd, select.POLLOUT)
+
+    def fileno(self) -> int:
+        """The descriptor; -1 once closed."""
+        return self._fd
+
+    @property
+    def in_waiting(self) -> int:
+        """Bytes that can be read at once."""
+        count = fcntl.ioctl(self._fd, termios.FIONREAD, bytes(4))
+        return int.from_bytes(count, sys.byteorder)
+
+    def read(self, size: int = 1) -> bytes:
+        """What has come, up to ``size`` bytes; nothing after the time slice. Raises ``OSError`` when the device is gone."""
+        if not self._readable.poll(1e3 * SLICE_S):
+            return b""
+        try:
+            data = os.read(self._fd, size)
+        except BlockingIOError:
+            return b""
+        if not data:  # readable, and nothing to read: that is how a device ends
+            raise OSError(errno.EIO, "the device has gone")
+        return data
+
+    def write(self, data: bytes) -> int:
+        """Send all of ``data``. Raises ``WRITE_TIMEOUT`` when the driver does not take it, ``OSError`` when it is gone."""
+        left, end = data, 0.0
+        while True:
+            with contextlib.suppress(BlockingIOError):
+                left = left[os.write(self._fd, left) :]
+            if not left:
+                return len(data)
+            end = end or time.monotonic() + _WRITE_S
+            if time.monotonic() > end:
+                raise WRITE_TIMEOUT("Write timeout")
+            self._writable.poll(1e3 * SLICE_S)
+
+    def close(self) -> None:
+        """Release the device."""
+        self._fd = -1  # a thread that still reads must not read what is opened next
+        self._port.close()
 
 
 @dataclass(frozen=True)
@@ -96,6 +154,7 @@ def open_port(url: str, baud: int) -> SerialPort:
             fcntl.ioctl(port.fileno(), termios.TIOCEXCL)
         with contextlib.suppress(*PORT_ERRORS, ValueError, NotImplementedError):  # FTDI: 1 ms instead of 16 ms
             port.set_low_latency_mode(True)
+        return DevicePort(port)
     opened: SerialPort = port
     return opened
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import time
 from collections.abc import Callable
 
 import numpy as np
@@ -19,6 +18,10 @@ from hardware.teleop.device import DeviceLost, Reading
 
 Float = NDArray[np.float64]
 
+#: A leader has no torque, so its silence is no danger before the follower's session thinks so; a fault of the arm itself
+#: would have to be reset after every pause of this computer.
+_SILENCE_S = 0.5
+
 
 class LeaderArm:
     """A ``Device`` over a rig file whose role is leader. Its torque stays off; it is only read."""
@@ -30,8 +33,9 @@ class LeaderArm:
                 f"{rig.name} is a follower, which is commanded and not moved by hand; name a leader's rig file"
             )
         self.name = f"leader {rig.name}"
-        self._rig, self._port = rig, port
-        self._arm: SerialArm | None = SerialArm.open(rig, port=port)
+        patient = {"silence_s": max(_SILENCE_S, rig.bus.silence_s)}
+        self._rig, self._port = rig.model_copy(update={"bus": rig.bus.model_copy(update=patient)}), port
+        self._arm: SerialArm | None = SerialArm.open(self._rig, port=port)
 
     @property
     def arm(self) -> SerialArm:
@@ -90,31 +94,26 @@ class EmulatedLeader(LeaderArm):
         """``emulator``: another one that is running already. Raises ``RobotError`` for an unknown rig."""
         template = load_rig(rig)
         self.emulator = emulator if emulator is not None else Emulator(rig).start()
-        self._begun = time.monotonic()
+        self._begun_s = self.emulator.time_s
         self._hand = hand if hand is not None else self._waves
         self._spec = template.spec
         try:
-            self._move(0.0)
+            self.emulator.follow(self._angles)
             super().__init__(nominal(template, self.emulator.port))
         except BaseException:
             self.emulator.close()
             raise
-
-    def read(self) -> Reading:
-        """The pose, after the hand has gone on."""
-        self._move(time.monotonic() - self._begun)
-        return super().read()
 
     def close(self) -> None:
         """Release port and emulator."""
         super().close()
         self.emulator.close()
 
-    def _move(self, at_s: float) -> None:
-        q = self._spec.clip(self._hand(at_s))
+    def _angles(self, time_s: float) -> dict[str, float]:
+        q = self._spec.clip(self._hand(time_s - self._begun_s))
         angles = dict(zip(self._spec.joints, map(float, q), strict=True))
         angles[self._spec.joints[-1]] = self._spec.jaw_angle(float(q[5]))
-        self.emulator.hold(angles)
+        return angles
 
     def _waves(self, at_s: float) -> Float:
         middle = 0.5 * (self._spec.home + 0.5 * (self._spec.lower + self._spec.upper))
