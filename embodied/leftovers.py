@@ -18,13 +18,21 @@ from hardware.camera_model import CameraModel
 from hardware.errors import PlanError
 from sim.scene import CONTAINERS
 
-#: Words for a whole set, its members unnamed, and for work that ends when nothing is left.
+_NOUNS = (
+    "things|objects|items|stuff|cubes|blocks|boxes|bricks|cylinders|cans|tubes|tins|rolls|barrels|balls|spheres|orbs"
+)
+#: Words for a whole set, its members unnamed, and for work that ends when nothing is left. Not "all right", "sort of", nor
+#: what is only said in passing: "I am tidying up.", "time to clean up: put the left cube in the bowl".
 _SEVERAL = re.compile(
-    r"\b(all|every(thing|one)?|each|both|anything|whatever|any"
-    r"|things|objects|items|stuff|cubes|blocks|boxes|bricks|dice|cylinders|cans|tubes|tins|rolls|barrels|balls|spheres|orbs|marbles"
-    r"|colou?rs|by\s+(their\s+|its\s+)?colou?r|sort(ing|ed)?|tidy(ing)?|tidied|clean(ing|ed)?|clear(ing|ed)?|declutter|mess"
-    r"|empty(ing)?\s+(the|this|my)\s+table|table\s+(\w+\s+){0,4}(empty|emptied))\b",
-    re.IGNORECASE,
+    rf"""\b(?:
+      (?<!of\ )(?<!at\ )(?<!after\ )(?<!is\ )(?<!'s\ )all(?!\ right|\ done)
+    | every(?:thing|one)? | each | both | anything | whatever | {_NOUNS}
+    | colou?rs | by\ (?:(?:their|its)\ )?colou?r | sort(?!\ of)(?:ing|ed)?
+    | (?:clear|clean|free|tidy|tidied|empty|emptied)(?:ing|ed)?\ (?:up\ |off\ )?(?:the\ |this\ |my\ )?table
+    | table\ (?:\w+\ ){{0,4}}(?:clear|clean|tidy|tidied|empty|emptied)(?:ed)?
+    | (?:tidy|clean|tidied|cleaned)\ up(?!:) | declutter | order\ on\ the\ table | red\ (?:to|with)\ red
+    )\b""",
+    re.IGNORECASE | re.VERBOSE,
 )
 
 

@@ -35,7 +35,8 @@ def carried(name: str, x: float, y: float, camera: CameraModel = CAMERA, into: s
     [
         "put all the cubes in the bowl", "every ball goes in the tray", "both cubes on the plate", "clear the table",
         "tidy up", "sort by colour", "Match The Colors.", "put everything but the red cube in the bowl",
-        "the table needs to be empty", "emptying the table would help", "put the blocks in the tray",
+        "the table needs to be empty", "the table must be emptied", "put red with red, blue with blue",
+        "emptying the table would help", "put the blocks in the tray",
     ],
 )  # fmt: skip
 def test_words_for_a_set_are_known(words: str) -> None:
@@ -47,6 +48,9 @@ def test_words_for_a_set_are_known(words: str) -> None:
     [
         "put the left cube in the bowl", "take the ball off the table and put it in the empty bowl", "pick up the can",
         "move the cube to the tray of the same colour", "allow the ball to lie in the bowl",
+        "time to clean up: put the left cube in the bowl", "it is a mess here. take the can to the tray, all right",
+        "i am tidying up. drop any ball in the bowl", "clear the ball away into the bowl",
+        "first of all, the cube goes in the bowl",
     ],
 )  # fmt: skip
 def test_one_thing_singled_out_is_no_set(words: str) -> None:
