@@ -23,7 +23,7 @@ from embodied.episode import Episode, Outcome, RunFolder
 from embodied.executor import Event, Execution, Executor, ExecutorOptions, describe, joined
 from embodied.grounding import GroundedCall, Grounder
 from embodied.leftovers import collects, left_to_do, speaks_of_several
-from embodied.plan import MAX_CALLS, Ask, Pick, Plan
+from embodied.plan import Ask, Pick, Plan
 from embodied.plan_checks import guarded
 from embodied.planners import Planner, make_planner
 from embodied.policies import make_policy, policy_for
@@ -284,13 +284,9 @@ class _Run:
         """After work on several things: look again, ask again with the same words, and do what is left."""
         if not (speaks_of_several(self.instruction) and collects(plan)):
             return execution
-        before, planned = plan, len(plan.calls)
+        before = plan.calls
         for _ in range(self.agent.options.looks):
-            last = execution.records[-1] if execution.records else None
-            # What failed with something in the hand, or by a fault, is not to be gone on with.
-            if not execution.completed and (last is None or last.reason == "fault" or not isinstance(last.call, Pick)):
-                return execution
-            if execution.interrupted:
+            if not _may_go_on(execution):
                 return execution
             frame = executor.look()
             try:
@@ -302,9 +298,8 @@ class _Run:
             except (PlanError, UnreachableError):
                 return execution
             self.tell(Event("left", {"plan": more}))
-            execution = joined(execution, executor.run(more, frame, execution), planned)
-            planned += len(more.calls)
-            before = Plan(calls=(*before.calls, *more.calls)[-MAX_CALLS:])
+            execution = joined(execution, executor.run(more, frame, execution), planned=len(before))
+            before = (*before, *more.calls)
         return execution
 
     def _filmed(self, stack: ExitStack) -> tuple[Robot, Any]:
@@ -431,6 +426,14 @@ def load_scene(scene: Scene | Path | str | int) -> tuple[Scene, str]:
 
         return random_scene(np.random.default_rng(int(text))), f"seed {int(text)}"
     return Scene.load(text), text
+
+
+def _may_go_on(execution: Execution) -> bool:
+    """Whether more can be done after it: not when it failed with something in the hand, by a fault, or was interrupted."""
+    if execution.completed or execution.interrupted or not execution.records:
+        return execution.completed
+    last = execution.records[-1]
+    return last.reason != "fault" and isinstance(last.call, Pick)
 
 
 def _judged(execution: Execution, judgement: Judgement | None, doubts: tuple[str, ...] | None) -> tuple[Outcome, str]:

@@ -105,7 +105,7 @@ class Execution:
         """The books for a plan that comes after: in its picture all is seen, but not what lies in the containers."""
         goals = [record.goal for record in self.records if record.status == "done"]
         spots = tuple((float(g.to[0]), float(g.to[1])) for g in goals if g is not None and g.skill == "bowl")
-        return Ledger(let_go=spots, former=len(spots))
+        return Ledger(former=spots)
 
 
 def joined(first: Execution, then: Execution, planned: int) -> Execution:
@@ -147,7 +147,7 @@ class Executor:
         return self.robot.observe((self.camera,)).frames[self.camera]
 
     def run(self, plan: Plan, frame: Frame, after: Execution | None = None) -> Execution:
-        """Carry ``plan`` out, whose points were seen in ``frame``, seen after ``after`` was done.
+        """Carry ``plan`` out, whose points were seen in ``frame``. ``after``: what was done before that picture was taken.
 
         Raises ``UnreachableError`` or ``PlanError`` before anything moves when the plan cannot be carried out.
         """

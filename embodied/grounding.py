@@ -78,8 +78,7 @@ class Ledger:
     moved: tuple[Moved, ...] = ()
     held: Moved | None = None
     dropped_in: tuple[tuple[float, float], ...] = ()  # centres of the containers that have received something
-    let_go: tuple[tuple[float, float], ...] = ()  # where things were let go over containers, by earlier plans too
-    former: int = 0  # so many of these by earlier plans
+    former: tuple[tuple[float, float], ...] = ()  # where earlier plans have let things go over containers
 
     def find(self, name: str, seen_at: Float) -> Moved | None:
         """The entry for the object called ``name`` at ``seen_at`` (2,) m, if a step has moved it."""
@@ -223,16 +222,12 @@ class Grounder:
                 return replace(ledger, held=held)
             case Place():
                 into: tuple[tuple[float, float], ...] = ()
-                let_go = ledger.let_go
                 if goal.skill == "bowl":
                     into = (_key(self.foot(call.object, call.point, ledger)),)
-                    let_go = (*let_go, _key(goal.to))
                 if ledger.held is None:
                     raise PlanError("nothing was held that could have been put down")
                 moved = replace(ledger.held, now=goal.to)
-                return replace(
-                    ledger.with_moved(moved), held=None, dropped_in=(*ledger.dropped_in, *into), let_go=let_go
-                )
+                return replace(ledger.with_moved(moved), held=None, dropped_in=(*ledger.dropped_in, *into))
             case Push() | Open() | Close():
                 seen_at = on_table(self.model, call.point)
                 _, height = usual_size(call.object)
@@ -306,8 +301,8 @@ class Grounder:
 
     def _share(self, foot: Float, ledger: Ledger, loads: Counter[tuple[float, float]]) -> Float:
         """Offset (3,) from a container's centre, so that several objects do not land on one another."""
-        if any(math.dist(spot, foot[:2]) < 2 * BESIDE_FORMER_M for spot in ledger.let_go[: ledger.former]):
-            return self._beside_former(foot, ledger.let_go)
+        if any(math.dist(spot, foot[:2]) < 2 * BESIDE_FORMER_M for spot in ledger.former):
+            return self._beside_former(foot, (*ledger.former, *(_key(entry.now) for entry in ledger.moved)))
         # A planner points at the same tray twice a few millimetres apart: what is near is the same container.
         total = sum(n for key, n in loads.items() if math.dist(key, foot[:2]) < SAME_SPOT_M)
         if total < 2:
@@ -317,11 +312,11 @@ class Grounder:
         return SPREAD_M * np.array([math.cos(angle), math.sin(angle), 0.0])
 
     @staticmethod
-    def _beside_former(foot: Float, let_go: Sequence[tuple[float, float]]) -> Float:
-        """Offset (3,) from a container's centre, furthest from what lies in it already."""
+    def _beside_former(foot: Float, taken: Sequence[tuple[float, float]]) -> Float:
+        """Offset (3,) from a container's centre, furthest from what has been put down already."""
         angles = np.arange(_DIRECTIONS) * (2.0 * math.pi / _DIRECTIONS)
         offsets = BESIDE_FORMER_M * np.stack([np.cos(angles), np.sin(angles), np.zeros(_DIRECTIONS)], axis=1)
-        room = [min(math.dist(foot[:2] + offset[:2], spot) for spot in let_go) for offset in offsets]
+        room = [min(math.dist(foot[:2] + offset[:2], spot) for spot in taken) for offset in offsets]
         return np.asarray(offsets[int(np.argmax(room))])
 
     def _height(self, call: Place, ledger: Ledger) -> float:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 
 from embodied.grounding import kind_of, on_table, usual_size
 from embodied.plan import Home, Pick, Place, Plan, SkillCall
@@ -50,8 +51,8 @@ def collects(plan: Plan) -> bool:
     )
 
 
-def left_to_do(again: Plan, before: Plan, model: CameraModel) -> Plan | None:
-    """What of the answer ``again`` is still to be done after ``before``; None when that is nothing.
+def left_to_do(again: Plan, before: Sequence[SkillCall], model: CameraModel) -> Plan | None:
+    """What of the answer ``again`` is still to be done after the calls ``before``; None when that is nothing.
 
     ``model``: the camera of both pictures. What lies in a container already is left there.
     """
@@ -60,7 +61,7 @@ def left_to_do(again: Plan, before: Plan, model: CameraModel) -> Plan | None:
     try:
         containers = [
             (on_table(model, call.point)[:2], 0.5 * usual_size(call.object)[0])
-            for call in (*before.calls, *again.calls) if isinstance(call, Place)
+            for call in (*before, *again.calls) if isinstance(call, Place)
         ]  # fmt: skip
         calls: list[SkillCall] = []
         pick: Pick | None = None

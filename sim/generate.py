@@ -140,10 +140,8 @@ def displaced(scene: Scene, rng: np.random.Generator, *, share: float = 0.5) -> 
             continue
         others = specs[:index] + specs[index + 1 :]
         for _ in range(_TRIES):
-            radius = math.sqrt(rng.uniform(MOVED_RADIUS_M[0] ** 2, MOVED_RADIUS_M[1] ** 2))
-            azimuth = float(rng.uniform(-MOVED_AZIMUTH_RAD, MOVED_AZIMUTH_RAD))
-            x, y = PAN_AXIS[0] + radius * math.cos(azimuth), PAN_AXIS[1] + radius * math.sin(azimuth)
-            there = spec.model_copy(update={"position": (round(x, 4), round(y, 4))})
+            position, _ = _spot(rng, MOVED_RADIUS_M, MOVED_AZIMUTH_RAD)
+            there = spec.model_copy(update={"position": position})
             if all(_apart(there, other, MOVED_GAP_M) for other in others):
                 specs[index] = there
                 break
@@ -200,11 +198,8 @@ def _place(
         color = palette[int(rng.integers(len(palette)))]
         if not allow_duplicates and any(o.kind == kind and o.color == color for o in placed):
             continue
-        near, far = RADIUS_M[kind]
-        radius = math.sqrt(rng.uniform(near**2, far**2))
         widest = DRAWER_AZIMUTH_RAD if kind == "drawer" else AZIMUTH_RAD
-        azimuth = float(rng.uniform(-widest, widest))
-        x, y = PAN_AXIS[0] + radius * math.cos(azimuth), PAN_AXIS[1] + radius * math.sin(azimuth)
+        position, azimuth = _spot(rng, RADIUS_M[kind], widest)
         yaw = (
             math.degrees(azimuth)
             if kind == "drawer"
@@ -216,7 +211,7 @@ def _place(
         spec = ObjectSpec(
             kind=kind,
             color=color,
-            position=(round(x, 4), round(y, 4)),
+            position=position,
             yaw_deg=round(yaw, 1),
             size_m=size,
             opening=opening,
@@ -224,6 +219,16 @@ def _place(
         if all(_apart(spec, other) for other in placed):
             return spec
     return None
+
+
+def _spot(
+    rng: np.random.Generator, radius_m: tuple[float, float], widest_rad: float
+) -> tuple[tuple[float, float], float]:
+    """A position (m) in a ring about the pan axis, uniform over its area, and its azimuth (rad)."""
+    radius = math.sqrt(rng.uniform(radius_m[0] ** 2, radius_m[1] ** 2))
+    azimuth = float(rng.uniform(-widest_rad, widest_rad))
+    x, y = PAN_AXIS[0] + radius * math.cos(azimuth), PAN_AXIS[1] + radius * math.sin(azimuth)
+    return (round(x, 4), round(y, 4)), azimuth
 
 
 def _reach_of_footprint(kind: Kind, size: float) -> float:

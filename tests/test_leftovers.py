@@ -67,7 +67,7 @@ def test_only_carrying_into_containers_collects() -> None:
 
 
 def test_what_lies_in_a_container_is_not_taken_out_again() -> None:
-    before = Plan(calls=carried("red cube", 0.20, 0.05))
+    before = carried("red cube", 0.20, 0.05)
     again = Plan(calls=(*carried("red cube", 0.23, -0.11), *carried("green cube", 0.16, 0.10)))
     left = left_to_do(again, before, CAMERA)
     assert left is not None
@@ -76,7 +76,7 @@ def test_what_lies_in_a_container_is_not_taken_out_again() -> None:
 
 
 def test_going_home_a_refusal_and_other_work_mean_that_nothing_is_left() -> None:
-    before = Plan(calls=carried("red cube", 0.20, 0.05))
+    before = carried("red cube", 0.20, 0.05)
     for answer in (
         Home(),
         Refuse(reason="absent", object="cube"),
@@ -87,7 +87,7 @@ def test_going_home_a_refusal_and_other_work_mean_that_nothing_is_left() -> None
     level = CameraModel.look_at(
         Intrinsics.from_fov_y(128, 96, 0.6), np.array([0.6, 0.0, 0.3]), np.array([0.0, 0.0, 0.3])
     )
-    assert left_to_do(above, above, level) is None  # a point over the horizon
+    assert left_to_do(above, above.calls, level) is None  # a point over the horizon
 
 
 SCENE = Scene(

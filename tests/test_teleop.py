@@ -577,11 +577,7 @@ def test_an_unplugged_leader_holds_the_follower_and_a_plugged_one_goes_on(bench:
 
 
 def test_a_leader_that_falls_silent_holds_the_follower() -> None:
-    arm = FakeArm()
-    device = FakeDevice(Reading(pose=np.zeros(6)))
-    session, said = _session(arm, device)
-    session.engage()
-    session.step()
+    arm, device, session, said = _following()
     device.reading = Reading(pose=np.ones(6), age_s=0.55)
     session.step()
     assert session.state == "holding" and "said nothing for 0.55 s" in said[-1]
@@ -592,11 +588,7 @@ def test_a_leader_that_falls_silent_holds_the_follower() -> None:
 
 
 def test_after_a_pause_the_follower_goes_on_without_a_jump() -> None:
-    arm = FakeArm()
-    device = FakeDevice(Reading(pose=np.zeros(6)))
-    session, said = _session(arm, device)
-    session.engage()
-    session.step()
+    arm, device, session, said = _following()
     for _ in range(3):
         device.reading = Reading(pose=np.full(6, 0.5), age_s=0.15)
         session.step()
@@ -703,6 +695,15 @@ class FakeDevice:
 def _session(arm: Any, device: Any, **more: Any) -> tuple[Session, list[str]]:
     clock, said = Clock(), list[str]()
     return Session(arm, device, pacer=Pacer(HZ, clock=clock, sleep=clock.sleep), say=said.append, **more), said
+
+
+def _following() -> tuple[FakeArm, FakeDevice, Session, list[str]]:
+    """A session that has followed a hand at rest for one period."""
+    arm, device = FakeArm(), FakeDevice(Reading(pose=np.zeros(6)))
+    session, said = _session(arm, device)
+    session.engage()
+    session.step()
+    return arm, device, session, said
 
 
 def test_a_jog_moves_at_its_speed_and_never_runs_ahead_of_what_was_sent() -> None:

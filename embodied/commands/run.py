@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -97,7 +97,6 @@ def run(command: Run) -> int:
 
 def _simulated(command: Run, console: Console) -> int:
     from embodied.agent import Agent
-    from embodied.executor import ExecutorOptions
 
     if command.port:
         raise EmbodiedError(
@@ -106,9 +105,7 @@ def _simulated(command: Run, console: Console) -> int:
     with console.status("starting the simulation"):
         agent = Agent.simulated(
             command.scene, planner=command.planner, policy=command.policy or None, seed=command.seed, gui=command.gui,
-            options=ExecutorOptions(
-                retries=command.retries, repoint=command.repoint, verify=command.verify, looks=command.looks
-            ),
+            options=_options(command),
             robot="sim" if command.robot == "sim" else "emulated",
         )  # fmt: skip
     with agent:
@@ -172,21 +169,19 @@ def _episode(command: Run, agent: Agent, console: Console) -> int:
     return DONE if episode.success else FAILED
 
 
-def _at_the_pace_of(arm: SerialArm, command: Run) -> ExecutorOptions:
-    """Way points that the arm can keep up with: what runs ahead of it would be cut short at the end."""
+def _options(command: Run) -> ExecutorOptions:
     from embodied.executor import ExecutorOptions
 
+    return ExecutorOptions(retries=command.retries, repoint=command.repoint, verify=command.verify, looks=command.looks)
+
+
+def _at_the_pace_of(arm: SerialArm, command: Run) -> ExecutorOptions:
+    """Way points that the arm can keep up with: what runs ahead of it would be cut short at the end."""
     limits = arm.limits
     reach_m = 0.4  # from the pan axis to the tool of an arm stretched out
     slowest = min(float(limits.velocity[:5].min()), limits.tip_speed_m_s / reach_m)
-    usual = ExecutorOptions()
-    return ExecutorOptions(
-        retries=command.retries,
-        repoint=command.repoint,
-        verify=command.verify,
-        looks=command.looks,
-        max_joint_speed=min(usual.max_joint_speed, _MARGIN * slowest),
-    )
+    usual = _options(command)
+    return replace(usual, max_joint_speed=min(usual.max_joint_speed, _MARGIN * slowest))
 
 
 def asking() -> Callable[[str], str] | None:

@@ -318,6 +318,7 @@ def build_clear(context: Context) -> Draft | None:
     dice = voice.dice
     if not view.containers or any(i.kind in GRASPABLE and i.covered for i in view.items):
         return None
+    # Before the dice are used, so that evaluation's questions stay the same; below again for an earlier view.
     if not voice.invents and not (1 <= len(view.loose) <= MAX_OBJECTS and _ordered(view.loose)):
         return None
     y = dice.choice(view.containers)

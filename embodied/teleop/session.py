@@ -154,10 +154,8 @@ class Session:
                 self._send(self._sent)
             return
         command = self._reference() if self._sent is None else self._sent
-        if self._missed and reading.pose is not None:
-            self._clutch.engage(reading.pose, command)
-            self.lead.restart()
-        self._missed = False
+        if self._missed:
+            self._refer(reading, command)
         if reading.pose is not None:
             now_s = self.pacer.now()
             ahead = self.lead.ahead(reading.pose, now_s, reading.age_s + now_s - self._read_s)
@@ -267,12 +265,16 @@ class Session:
             self._say(f"not following: {error}")
             return
         self._reading, self._lost = reading, ""
+        self._refer(reading, command)
+        self.state = "driving"
+        self._say(f"following the {self.device.name}")
+
+    def _refer(self, reading: Reading, command: Float) -> None:
+        """Take the hand's pose and the arm's for each other from here on."""
         if reading.pose is not None:
             self._clutch.engage(reading.pose, command)
             self.lead.restart()
         self._missed = False
-        self.state = "driving"
-        self._say(f"following the {self.device.name}")
 
     def _reference(self) -> Float:
         """Where the arm was sent last; while it is limp, where it is."""

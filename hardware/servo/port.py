@@ -144,7 +144,6 @@ def open_port(url: str, baud: int) -> SerialPort:
         port = serial.serial_for_url(url, baud, timeout=SLICE_S, do_not_open=True)
         if _is_device(url):
             port.exclusive = True
-            port.write_timeout = _WRITE_S  # a network port knows none
         port.open()
     except (*PORT_ERRORS, ValueError, NotImplementedError) as error:
         raise _explained(url, error) from error
