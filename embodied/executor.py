@@ -32,8 +32,9 @@ from policies.goal import Goal, Skill
 from policies.runtime import SkillResult, Step
 
 Float = NDArray[np.float64]
-#: What is seen within this of where it was put (m) was put there.
-NEAR_M = 0.05
+#: What is seen within this of where it was put (m) was put there; on a cube or a cylinder, which carry only what stands well,
+#: and where a thing that fell off lies further away than half of both.
+NEAR_M, NEAR_ON_TOP_M = 0.05, 0.02
 StepStatus = Literal["done", "failed", "interrupted"]
 
 
@@ -90,6 +91,12 @@ class ExecutorOptions:
     """So many times, after work on several things, the planner is asked with the same words what is left to do."""
     max_joint_speed: float = 1.6
     """Fastest joint during the executor's own motions, rad/s."""
+
+    def __post_init__(self) -> None:
+        """Raises ``EmbodiedError`` for a number of tries that is none."""
+        for name in ("retries", "looks"):
+            if (count := getattr(self, name)) < 0:
+                raise EmbodiedError(f"{name} must be zero or more, not {count}")
 
 
 @dataclass(frozen=True)
@@ -217,7 +224,8 @@ class Executor:
                 again = replace_call(self._point_again(pick, ledger), grounder, loads)
             except EmbodiedError:  # not seen any more: nothing to be mended
                 break
-            if again.goal is None or float(np.linalg.norm(again.goal.point[:2] - placed.goal.to[:2])) < NEAR_M:
+            near = NEAR_ON_TOP_M if placed.goal.skill == "stack" else NEAR_M
+            if again.goal is None or float(np.linalg.norm(again.goal.point[:2] - grounder.seen_at(placed.goal))) < near:
                 break  # it lies where it was put, whatever the answer was
             for number, grounded in ((index - 1, again), (index, placed)):
                 record, done = self._step(number, total, grounded, grounder, ledger, loads)

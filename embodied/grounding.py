@@ -208,6 +208,10 @@ class Grounder:
         entry = ledger.find(name, seen_at)
         return seen_at if entry is None else entry.now.copy()
 
+    def seen_at(self, goal: Goal) -> Float:
+        """Where on the table (2,) the foot of what was put there seems to be: behind it when it stands on something."""
+        return on_table(self.model, in_picture(self.model, goal.to))[:2]
+
     def after(self, step: GroundedCall, ledger: Ledger) -> Ledger:
         """What has changed once ``step`` has been carried out."""
         call, goal = step.call, step.goal

@@ -234,6 +234,8 @@ def test_a_scene_is_made_shown_and_saved(tmp_path: Path, capsys: pytest.CaptureF
         (["eval", "policy", "--suite", "nonsense"], "skills"),
         (["eval", "agent", "--episodes", "0"], "--episodes must be at least 1"),
         (["eval", "agent", "--seed", "-1"], "--seed must be zero or more"),
+        (["eval", "agent", "--looks", "-1"], "looks must be zero or more, not -1"),
+        (["run", "home", "--retries", "-2"], "retries must be zero or more, not -2"),
     ],
 )
 def test_senseless_evaluations(command: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:

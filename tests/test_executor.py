@@ -358,6 +358,17 @@ def test_looking_gives_up_after_the_retries_and_when_the_object_is_not_seen() ->
     assert execution.completed and len(runner.goals) == 2
 
 
+@pytest.mark.parametrize(("spot", "again"), [((0.22, -0.10, 0.04), False), ((0.246, -0.10, 0.0), True)])
+def test_what_fell_off_is_told_from_what_stands_on_top(spot: tuple[float, float, float], again: bool) -> None:
+    top = in_picture(CAMERA, np.array([0.22, -0.10, 0.04]))
+    stack = Place(relation="on", object="blue cylinder", point=at(0.22, -0.10), top=top)
+    run, runner, _, _ = _looking(
+        [0.02], Plan(calls=(Pick(object="red cube", point=in_picture(CAMERA, np.array(spot))),))
+    )
+    assert run.run(Plan(calls=(PICK, stack)), frame(run.robot)).completed  # type: ignore[arg-type]
+    assert [goal.skill for goal in runner.goals] == ["pick", "stack"] * (2 if again else 1)
+
+
 def test_what_is_seen_where_it_was_put_stays_there_whatever_the_answer() -> None:
     there = Pick(object="red cube", point=at(0.22, -0.10))
     run, runner, planner, _ = _looking([0.0] * 9, Plan(calls=(there,)))

@@ -186,6 +186,18 @@ def test_patch_labels_mark_objects_where_they_stand() -> None:
     assert labels.feet[0, 0] > labels.feet[1, 0], "y to the left of the arm is the right of the picture"
 
 
+def test_a_small_thing_in_a_large_one_has_a_patch_of_its_own() -> None:
+    objects = [{"kind": kind, "color": "red", "position": [0.2, -0.1], "z": z, "size_m": size}
+               for kind, z, size in (("cube", 0.004, 0.025), ("bowl", 0.0, 0.1), ("cube", 0.029, 0.025))]  # fmt: skip
+    crowd = [{"kind": "tray", "color": "blue", "position": [0.2, 0.1]}]
+    scene = Scene.model_validate({"objects": objects + crowd})
+    labels = label_patches(scene, front_camera(scene))
+    assert labels.of_object.any(1).all(), "the cube below the other one is seen too: its lower half shows"
+    assert labels.of_object.sum(0).max() == 1, "a patch is of one object"
+    empty = label_patches(Scene(), front_camera(Scene()))
+    assert empty.share.sum() == 0.0 and empty.of_object.shape == (0, VISUAL_TOKENS)
+
+
 def test_packed_rows_supervise_the_answer_only(tokenizer) -> None:  # type: ignore[no-untyped-def]
     packer = Packer(tokenizer)
     scene = training_scenes(1)[0]

@@ -82,20 +82,18 @@ class Run:
 
 def run(command: Run) -> int:
     """Exit status: 0 the task succeeded, 1 it did not. Raises ``EmbodiedError`` for what cannot begin."""
-    if command.retries < 0:
-        raise EmbodiedError(f"--retries must be zero or more, not {command.retries}")
-    if command.looks < 0:
-        raise EmbodiedError(f"--looks must be zero or more, not {command.looks}")
+    quiet_libraries()
+    options = _options(command)
     if not command.instruction.strip():
         raise EmbodiedError("the instruction is empty; say what to do, for example: put the red cube in the blue bowl")
-    quiet_libraries()
     console = people_console(command.json)
     from embodied.robots import is_simulated
 
-    return _simulated(command, console) if is_simulated(command.robot) else _real(command, console)
+    begin = _simulated if is_simulated(command.robot) else _real
+    return begin(command, options, console)
 
 
-def _simulated(command: Run, console: Console) -> int:
+def _simulated(command: Run, options: ExecutorOptions, console: Console) -> int:
     from embodied.agent import Agent
 
     if command.port:
@@ -105,7 +103,7 @@ def _simulated(command: Run, console: Console) -> int:
     with console.status("starting the simulation"):
         agent = Agent.simulated(
             command.scene, planner=command.planner, policy=command.policy or None, seed=command.seed, gui=command.gui,
-            options=_options(command),
+            options=options,
             robot="sim" if command.robot == "sim" else "emulated",
         )  # fmt: skip
     with agent:
@@ -116,7 +114,7 @@ def _simulated(command: Run, console: Console) -> int:
         return _episode(command, agent, console)
 
 
-def _real(command: Run, console: Console) -> int:
+def _real(command: Run, options: ExecutorOptions, console: Console) -> int:
     from embodied.agent import Agent
     from embodied.robots import confirm_motion, finish, open_rig
 
@@ -134,7 +132,7 @@ def _real(command: Run, console: Console) -> int:
         with console.status("loading planner and policy"):
             agent = Agent.on_robot(
                 arm, planner=command.planner, policy=command.policy or None, camera=command.camera,
-                options=_at_the_pace_of(arm, command),
+                options=_at_the_pace_of(arm, options),
             )  # fmt: skip
         with agent:
             confirm_motion(arm, command.profile, yes=command.yes, ask=asking())
@@ -175,12 +173,11 @@ def _options(command: Run) -> ExecutorOptions:
     return ExecutorOptions(retries=command.retries, repoint=command.repoint, verify=command.verify, looks=command.looks)
 
 
-def _at_the_pace_of(arm: SerialArm, command: Run) -> ExecutorOptions:
+def _at_the_pace_of(arm: SerialArm, usual: ExecutorOptions) -> ExecutorOptions:
     """Way points that the arm can keep up with: what runs ahead of it would be cut short at the end."""
     limits = arm.limits
     reach_m = 0.4  # from the pan axis to the tool of an arm stretched out
     slowest = min(float(limits.velocity[:5].min()), limits.tip_speed_m_s / reach_m)
-    usual = _options(command)
     return replace(usual, max_joint_speed=min(usual.max_joint_speed, _MARGIN * slowest))
 
 

@@ -165,10 +165,10 @@ def pick(dice: random.Random, alternatives: str) -> str:
     return options[int(dice.random() * len(options))]
 
 
-def _weighted(dice: random.Random, choices: tuple[tuple[str, float], ...]) -> str:
-    ball = dice.random() * sum(weight for _, weight in choices)
+def _weighted(dice: random.Random, choices: tuple[tuple[str, float], ...], power: float = 1.0) -> str:
+    ball = dice.random() * sum(weight**power for _, weight in choices)
     for word, weight in choices:
-        ball -= weight
+        ball -= weight**power
         if ball <= 0:
             return word
     return choices[0][0]
@@ -206,7 +206,7 @@ class Voice:
         if self.held_out and kind in HELD_OUT_NOUNS and self.dice.random() < 0.07:
             word = HELD_OUT_NOUNS[kind][0]
         elif not self.plain:
-            word = _weighted(self.dice, NOUNS[kind])
+            word = _weighted(self.dice, NOUNS[kind], self._evenness)
             if (word == "dish" and "plate" in self.kinds) or (word == "box" and self.kinds & {"tray", "drawer"}):
                 word = kind
         return PLURALS.get(word, word + "s") if plural else word
@@ -215,7 +215,12 @@ class Voice:
         """A word for a colour."""
         if self.held_out and color in HELD_OUT_COLOR_WORDS and self.dice.random() < 0.04:
             return HELD_OUT_COLOR_WORDS[color][0]
-        return color if self.plain else _weighted(self.dice, COLOR_WORDS[color])
+        return color if self.plain else _weighted(self.dice, COLOR_WORDS[color], self._evenness)
+
+    @property
+    def _evenness(self) -> float:
+        """What weights are raised to: training hears rare words more often than people say them."""
+        return 0.6 if self.invents else 1.0
 
     @property
     def the(self) -> str:

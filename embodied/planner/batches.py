@@ -28,7 +28,7 @@ from embodied.planner.tokenizer import END, START
 from hardware.camera_model import CameraModel
 from hardware.errors import SceneError
 from sim.rendering import camera_model
-from sim.scene import COLORS, KINDS, ObjectSpec, Scene
+from sim.scene import COLORS, CONTAINERS, KINDS, ObjectSpec, Scene
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -38,6 +38,8 @@ WATCHED = 176  # attention targets a picture
 NOWHERE = 0  # place of the token before the picture among those to look at: where to look for what is not there
 IGNORE = -100
 NO_KIND, NO_COLOR = len(KINDS), len(COLORS)
+#: A patch is of no object that shows less than this share of itself there, unless it fills a quarter of the patch.
+_LEAST_SHARE = 0.12
 LOOK_FOR_MENTION, LOOK_FOR_POINT = 2, 3  # layers whose first head is shown where to look
 
 Batch = dict[str, NDArray[Any]]
@@ -75,32 +77,45 @@ class PatchLabels:
 
 
 def label_patches(scene: Scene, camera: CameraModel) -> PatchLabels:
-    """Assign patches to objects by projected discs; the nearer and smaller object wins. Occlusion is ignored."""
-    centres = (np.stack(np.meshgrid(np.arange(COLS), np.arange(ROWS)), -1).reshape(-1, 2) + 0.5) * PATCH
+    """Which patch shows which object, from outlines painted one over the other, far ones first; the arm is left out.
+
+    A patch is of the object that has the largest share of *its own* pixels in it, so that a cube in a bowl keeps its patch.
+    """
+    count = len(scene.objects)
+    tiles = _visible(scene, camera).reshape(ROWS, PATCH, COLS, PATCH).transpose(0, 2, 1, 3)
+    pixels = (tiles.reshape(1, VISUAL_TOKENS, -1) == np.arange(count)[:, None, None]).sum(2)
+    whole = np.maximum(pixels.sum(1, keepdims=True), 1)
+    part = np.where(pixels >= np.minimum(PATCH * PATCH // 4, _LEAST_SHARE * whole), pixels / whole, 0.0)
+    owner = np.argmax(np.vstack([np.full((1, VISUAL_TOKENS), 1e-9), part]), 0) - 1
+    of_object = owner[None] == np.arange(count)[:, None]
     kind = np.full(VISUAL_TOKENS, NO_KIND)
     color = np.full(VISUAL_TOKENS, NO_COLOR)
     foot = np.full((VISUAL_TOKENS, 2), np.nan, np.float32)
-    count = len(scene.objects)
-    owner = np.full(VISUAL_TOKENS, -1)
-    best = np.full(VISUAL_TOKENS, np.inf)
     feet = np.zeros((count, 2))
-    right = camera.T_base_camera[:3, 0]
     for index, spec in enumerate(scene.objects):
         feet[index] = camera.project(foot_of(spec)) / (WIDTH, HEIGHT)
-        middle = np.array([*spec.position, spec.z + 0.5 * spec.height_m])
-        uv = camera.project(middle)
-        radius = float(np.linalg.norm(camera.project(middle + right * spec.size_m / 2) - uv))
-        distance = np.linalg.norm(centres - uv, axis=1)
-        score = distance / max(radius, 1.0) + 0.02 * radius
-        mine = (distance < max(radius, PATCH * 0.72)) & (score < best)
-        owner[mine], best[mine] = index, score[mine]
-    of_object = owner[None] == np.arange(count)[:, None]
-    for index, spec in enumerate(scene.objects):
         mine = of_object[index]
         kind[mine], color[mine] = KINDS.index(spec.kind), COLORS.index(spec.color)
         foot[mine] = feet[index] * (1000 / STEP)
     share = (of_object / np.maximum(of_object.sum(1, keepdims=True), 1)).sum(0).astype(np.float32)
     return PatchLabels(kind, color, foot, of_object, feet, share)
+
+
+def _visible(scene: Scene, camera: CameraModel) -> NDArray[np.uint8]:
+    """(HEIGHT, WIDTH) the number of the object that a pixel shows; the number of objects where it shows none."""
+    import cv2
+
+    eye = camera.T_base_camera[:3, 3]
+
+    def far(spec: ObjectSpec) -> float:
+        behind = spec.size_m / 2 if spec.kind in CONTAINERS else 0.0  # what lies in it is painted over it
+        return float(np.linalg.norm(eye - (*spec.position, spec.z + spec.height_m / 2))) + behind
+
+    shown = np.full((HEIGHT, WIDTH), len(scene.objects), np.uint8)
+    for index in sorted(range(len(scene.objects)), key=lambda i: -far(scene.objects[i])):
+        hull = cv2.convexHull(np.round(_outline(scene.objects[index], camera)).astype(np.int32))
+        cv2.fillConvexPoly(shown, hull, index)
+    return shown
 
 
 @dataclass(frozen=True)
@@ -126,14 +141,18 @@ def planned(words: str, plan: Plan, mentions: tuple[Mention, ...], feet: NDArray
     return Said(words, plan_to_text(plan), mentions, tuple(labels), tuple(points))
 
 
-def box_of(spec: ObjectSpec, camera: CameraModel) -> Box:
-    """The box around an object in the picture, from the outline of its lower and upper rim; normalised."""
+def _outline(spec: ObjectSpec, camera: CameraModel) -> NDArray[np.float64]:
+    """Pixels (N, 2) of the lower and the upper rim of an object."""
     round_ = spec.kind not in ("cube", "tray", "drawer", "button")
     angles = np.arange(16) * (np.pi / 8) if round_ else np.deg2rad(spec.yaw_deg + 45.0 + 90.0 * np.arange(4))
     radius = spec.size_m / 2 * (1.0 if round_ else np.sqrt(2.0))
     rim = np.stack([np.cos(angles), np.sin(angles)], 1) * radius + spec.position
-    outline = np.concatenate([np.c_[rim, np.full(len(rim), z)] for z in (spec.z, spec.z + spec.height_m)])
-    uv = camera.project(outline) / (camera.intrinsics.width, camera.intrinsics.height)
+    return camera.project(np.concatenate([np.c_[rim, np.full(len(rim), z)] for z in (spec.z, spec.z + spec.height_m)]))
+
+
+def box_of(spec: ObjectSpec, camera: CameraModel) -> Box:
+    """The box around an object in the picture, from the outline of its lower and upper rim; normalised."""
+    uv = _outline(spec, camera) / (camera.intrinsics.width, camera.intrinsics.height)
     low, high = np.clip(uv.min(0), 0.0, 1.0), np.clip(uv.max(0), 0.0, 1.0)
     return float(low[0]), float(low[1]), float(high[0]), float(high[1])
 

@@ -44,7 +44,7 @@ from hardware.errors import CheckpointError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-LOSS_WEIGHTS = {"text": 1.0, "number": 0.5, "look": 0.3, "kind": 0.25, "color": 0.25, "foot": 0.3}
+LOSS_WEIGHTS = {"text": 1.0, "number": 0.5, "look": 0.3, "kind": 0.5, "color": 0.25, "foot": 0.3}
 #: Width, in steps of 5, of the soft labels of numbers.
 NUMBER_SIGMA = 1.5
 AVERAGE_DECAY = 0.998
