@@ -506,7 +506,9 @@ def finish(config: TrainConfig, state: TrainState, *, console: Console) -> dict[
 def command_line() -> str:
     """The command that is running, for the model card; free of folders of this machine."""
     arguments: Sequence[str] = sys.argv[1:]
-    return shlex.join([Path(sys.argv[0]).name, *arguments])
+    program = Path(sys.argv[0])
+    # python -m embodied: the package's name is what people type.
+    return shlex.join([program.parent.name if program.name == "__main__.py" else program.name, *arguments])
 
 
 def model_card(config: TrainConfig, made: dict[str, Any], *results: dict[str, Any]) -> str:

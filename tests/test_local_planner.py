@@ -20,7 +20,7 @@ from tiny_checkpoints import tiny_llava, tiny_qwen
 
 from embodied.agent import Agent
 from embodied.language import KINDS, examples
-from embodied.plan import MAX_CALLS, Direction, Home, Place, Plan, RefuseReason, Relation, SkillCall
+from embodied.plan import MAX_CALLS, Direction, Home, Pick, Place, Plan, Refuse, RefuseReason, Relation, SkillCall
 from embodied.planner.adapters import (
     COORDINATES,
     Coordinates,
@@ -35,14 +35,16 @@ from embodied.planner.grammar import PlanMask, integers_to, plan_grammar
 from embodied.planner.local import SHIPPED, LocalPlanner
 from embodied.planner.plan_text import plan_to_text
 from embodied.planner.processor import prepare, save_processor
+from embodied.planner.second_look import SHIFTS, say_the_same
 from embodied.planner.tokenizer import load_tokenizer
-from hardware.camera_model import Frame
+from hardware.camera_model import CameraModel, Frame, Intrinsics
 from hardware.errors import CheckpointError, PlanError, SceneError
 from sim.generate import random_scene
 from sim.robot import SimRobot
 from sim.scene import Scene
 from sim.world import World
 
+LENS, EYE = Intrinsics.from_fov_y(640, 480, 0.7), np.array([0.6, 0.0, 0.5])
 WORDS = (
     "pick up the {0}",
     "put the {0} to the left of the {1}",
@@ -221,6 +223,7 @@ def test_a_picture_read_before_changes_nothing_but_the_time(
     reads = []
     start = SmallReader.start
     monkeypatch.setattr(SmallReader, "start", lambda self, *given: (reads.append(1), start(self, *given))[1])
+    monkeypatch.setattr(shipped, "_second_look", lambda refusal, *_: refusal)  # it reads further pictures
     for index, (scene, frame) in enumerate(pictures):
         for words in [*asked(scene), *asked(scene)]:
             shipped.plan(words, frame)
@@ -306,6 +309,48 @@ def test_a_model_that_overflows_gives_no_plan(
     monkeypatch.setattr(shipped._reader, "_out", shipped._model.lm_head.weight * float("nan"))
     with pytest.raises(PlanError, match="dtype float32"):
         shipped.plan("pick up the red cube", pictures[0][1])
+
+
+REFUSAL = Plan(calls=(Refuse(reason="absent", object="red cube"),))
+PICK = Plan(calls=(Pick(object="red cube", point=(0.5, 0.5)),))
+OTHER = Plan(calls=(Pick(object="red ball", point=(0.5, 0.5)),))
+
+
+@pytest.mark.parametrize(
+    ("answers", "acts", "asked"),
+    [
+        ((PICK,), True, 1),
+        ((REFUSAL, PICK, PICK), True, 3),
+        ((REFUSAL, REFUSAL), False, 2),
+        ((REFUSAL, PICK, REFUSAL), False, 3),
+        ((REFUSAL, PICK, OTHER), False, 3),
+    ],
+)
+def test_a_refusal_stands_unless_all_shifted_pictures_give_one_plan(
+    shipped: LocalPlanner, monkeypatch: pytest.MonkeyPatch, answers: tuple[Plan, ...], acts: bool, asked: int
+) -> None:
+    given, looked = list(answers), list[np.ndarray]()
+
+    def answer(words: str, rgb: np.ndarray, holding: str | None, visible: object) -> Plan:
+        looked.append(rgb)
+        return given.pop(0)
+
+    monkeypatch.setattr(shipped, "_plan", answer)
+    rgb = np.random.default_rng(0).integers(0, 255, (480, 640, 3), dtype=np.uint8)
+    plan = shipped.plan("pick up the red cube", Frame(rgb, CameraModel.look_at(LENS, EYE, np.zeros(3)), 0.0))
+    assert len(looked) == asked and not given
+    assert (plan.speech is None) == acts
+    if asked == 3:
+        (right, down), *_ = SHIFTS
+        assert np.array_equal(looked[1][round(480 * down) + 5, round(640 * right) + 7], rgb[5, 7])
+    if acts and asked == 3:
+        assert say_the_same(plan, PICK)
+        assert plan.calls[0].point == pytest.approx((0.5 - SHIFTS[-1][0], 0.5 - SHIFTS[-1][1]))  # type: ignore[union-attr]
+
+
+def test_capitals_change_nothing(shipped: LocalPlanner, pictures: list[tuple[Scene, Frame]]) -> None:
+    _, frame = pictures[0]
+    assert shipped.plan("PUSH THE CUBE TO THE LEFT", frame) == shipped.plan("push the cube to the left", frame)
 
 
 def test_other_answers_within_another_grammar(shipped: LocalPlanner, pictures: list[tuple[Scene, Frame]]) -> None:

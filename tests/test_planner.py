@@ -12,7 +12,7 @@ import torch
 
 from embodied.language import examples, scene_fits
 from embodied.plan import Ask, Home, Pick, Place, Plan, Push, Refuse
-from embodied.planner.batches import IGNORE, TEXT, Packer, front_camera, label_patches
+from embodied.planner.batches import IGNORE, TEXT, Packer, batches, front_camera, label_patches
 from embodied.planner.config import TrainPlannerConfig
 from embodied.planner.grammar import PlanMask, plan_grammar
 from embodied.planner.jobs import NO, YES, parse_located
@@ -228,9 +228,17 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> TrainPlannerConfig:
     rendering.render_shards(folder / "data", first=0, last=1, seed=1, size=12)
     return TrainPlannerConfig(
         out=folder / "out", data=folder / "data", images=12, steps=3, batch=2, compile=False, hidden=96, layers=4,
-        eye_steps=2,
+        eye_steps=2, eye_pictures=3,
         log_every=1, warm_up=1, evaluate=0,
     )  # fmt: skip
+
+
+def test_pictures_without_words_follow_those_with_words(tiny: TrainPlannerConfig, tokenizer) -> None:  # type: ignore[no-untyped-def]
+    batch = next(batches(tiny.data, tokenizer, size=2, more=3, seed=0))
+    assert len(batch["image"]) == len(batch["kind"]) == len(batch["share"]) == 5
+    assert len(batch["ids"]) == len(batch["watch_where"]) == 2
+    alone = next(batches(tiny.data, None, size=0, more=4, seed=0))
+    assert len(alone["image"]) == 4 and "ids" not in alone
 
 
 def test_training_falls_resumes_exactly_and_loads_as_transformers_loads(

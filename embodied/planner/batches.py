@@ -289,11 +289,12 @@ def augment(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.ui
 
 
 def batches(
-    folder: Path, tokenizer: PreTrainedTokenizerFast | None, *, size: int, seed: int, start: int = 0
+    folder: Path, tokenizer: PreTrainedTokenizerFast | None, *, size: int, more: int = 0, seed: int, start: int = 0
 ) -> Iterator[Batch]:
     """Endless batches from the shards in ``folder``, which may grow while this runs. ``start`` skips that many.
 
-    Without a tokenizer there are no words, only pictures and what their patches show.
+    ``size`` pictures with words, then ``more`` without, of which there is only what their patches show; without a tokenizer
+    they are all of that sort.
     """
     from embodied.planner.rendering import shards
 
@@ -304,16 +305,21 @@ def batches(
         rng = np.random.default_rng([seed, number])
         known = shards(folder)
         rows: list[Batch] = []
-        while len(rows) < size:
+        while len(rows) < size + more:
             shard = known[int(rng.integers(len(known)))]
             if shard.path not in cache:
                 cache[shard.path] = (shard.scenes(), shard.images())
             scenes, images = cache[shard.path]
             index = int(rng.integers(len(scenes)))
             scene = scenes[index]
-            row = label_patches(scene, front_camera(scene)).wanted() if packer is None else packer.row(scene, rng)
+            row: Batch | None
+            if packer is not None and len(rows) < size:
+                row = packer.row(scene, rng)
+            else:
+                row = label_patches(scene, front_camera(scene)).wanted()
             if row is not None:
                 row["image"] = augment(images[index], rng)
                 rows.append(row)
-        yield {key: np.stack([row[key] for row in rows]) for key in rows[0]}
+        # What only rows with words have is shorter than the rest.
+        yield {key: np.stack([row[key] for row in rows if key in row]) for key in rows[0]}
         number += 1

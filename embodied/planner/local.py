@@ -30,6 +30,7 @@ from embodied.planner.jobs import (
     prompt_for,
 )
 from embodied.planner.plan_text import Coordinates
+from embodied.planner.second_look import SHIFTS, moved_back, say_the_same, shifted
 from hardware.camera_model import Frame
 from hardware.errors import CheckpointError, PlanError
 
@@ -97,16 +98,35 @@ class LocalPlanner:
         """The plan for an instruction in the scene of a picture.
 
         ``holding``: what the gripper holds, None for nothing; ``visible``: names of the objects that motions may be
-        about, None for any. Both bind the answer. Raises ``PlanError`` for words that are none.
+        about, None for any. Both bind the answer. The shipped kind of model looks again before it refuses or asks back. Raises
+        ``PlanError`` for words that are none.
         """
         words = _checked(instruction)
         with self._lock:
             began, self.last_text = time.perf_counter(), ""
-            self._look(frame.rgb)
-            grammar = self._adapter.grammar(self._size, holding, visible)
-            self.last_text = self._say(self._adapter.words(words, holding, visible), grammar)
+            plan = self._plan(words, frame.rgb, holding, visible)
+            if plan.speech is not None and isinstance(self._adapter, ShippedAdapter):
+                plan = self._second_look(plan, words, frame.rgb, holding, visible)
             self.last_seconds = time.perf_counter() - began
-            return read_plan(self.last_text, self._adapter.coordinates, self._size)
+            return plan
+
+    def _plan(self, words: str, rgb: NDArray[np.uint8], holding: str | None, visible: Sequence[str] | None) -> Plan:
+        self._look(rgb)
+        grammar = self._adapter.grammar(self._size, holding, visible)
+        self.last_text = self._say(self._adapter.words(words, holding, visible), grammar)
+        return read_plan(self.last_text, self._adapter.coordinates, self._size)
+
+    def _second_look(
+        self, refusal: Plan, words: str, rgb: NDArray[np.uint8], holding: str | None, visible: Sequence[str] | None
+    ) -> Plan:
+        """The refusal, unless all shifted pictures give one and the same plan."""
+        text, seen = self.last_text, list[Plan]()
+        for shift in SHIFTS:
+            seen.append(moved_back(self._plan(words, shifted(rgb, shift), holding, visible), shift))
+            if seen[-1].speech is not None or not say_the_same(seen[0], seen[-1]):
+                self.last_text = text
+                return refusal
+        return seen[-1]
 
     def answer(self, words: str, frame: Frame, grammar: str) -> str:
         """The text that a model says to ``words`` about a picture within a Lark ``grammar``: for jobs other than plans.

@@ -33,10 +33,12 @@ CHAT_TEMPLATE = (
 
 def train_tokenizer(corpus: Iterable[str], *, size: int = 900) -> PreTrainedTokenizerFast:
     """Learn ``size`` byte-level BPE tokens from ``corpus`` and add the plan language's own tokens."""
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
     tokenizer = Tokenizer(models.BPE())
+    # Capitals say nothing about a plan, and a sentence all in capitals would be cut into tokens hardly ever met.
+    tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(

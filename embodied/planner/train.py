@@ -180,13 +180,16 @@ class Learner(nn.Module):
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Losses by name; ``LOSS_WEIGHTS`` says which are trained on, the others are only reported.
 
-        A batch without words gives those of the patches alone.
+        A batch without words gives those of the patches alone; of a batch with fewer rows of words than pictures the last
+        pictures have none.
         """
         core, language = self.model.model, self.model.model.language_model
         visual, deep = see(core.visual, self.tables, patches_of(batch["image"]))
+        shown = self._patch_losses(visual, batch)
         if "ids" not in batch:
-            return self._patch_losses(visual, batch)
+            return shown
         ids, b = batch["ids"], batch["ids"].shape[0]
+        visual, deep = visual[:b], [feature[:b] for feature in deep]
         ends = language.embed_tokens(self.vision_ends)[None].expand(b, -1, -1)
         embeddings = torch.cat([ends[:, :1], visual, ends[:, 1:], language.embed_tokens(ids)], 1)
         cos, sin = self._angles(language, batch["position"])
@@ -195,11 +198,7 @@ class Learner(nn.Module):
         mask = (same & self.earlier)[:, None]
         hidden, watched = think(language, embeddings, deep, cos, sin, mask, watch=(LOOK_FOR_MENTION, LOOK_FOR_POINT))
         logits = F.linear(hidden[:, 2 + VISUAL_TOKENS :], self.model.lm_head.weight).float()
-        return (
-            self._text_losses(logits, batch["target"])
-            | self._patch_losses(visual, batch)
-            | self._look_loss(watched, batch)
-        )
+        return self._text_losses(logits, batch["target"]) | shown | self._look_loss(watched, batch)
 
     def _angles(self, language: Any, position: Tensor) -> tuple[Tensor, Tensor]:
         b = position.shape[0]
@@ -496,6 +495,6 @@ def _prefetched(config: TrainPlannerConfig, start: int, *, words: bool) -> Itera
 
 def _feed(queue: Any, config: TrainPlannerConfig, start: int, words: bool) -> None:
     tokenizer = load_tokenizer(config.out / "tokenizer") if words else None
-    size = config.batch if words else EYE_BATCHES * config.batch
-    for batch in batches(config.data, tokenizer, size=size, seed=config.seed + 1, start=start):
+    talk, more = (config.batch, config.eye_pictures) if words else (0, EYE_BATCHES * config.batch)
+    for batch in batches(config.data, tokenizer, size=talk, more=more, seed=config.seed + 1, start=start):
         queue.put(batch)
