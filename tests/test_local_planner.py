@@ -311,19 +311,19 @@ def test_a_model_that_overflows_gives_no_plan(
         shipped.plan("pick up the red cube", pictures[0][1])
 
 
-REFUSAL = Plan(calls=(Refuse(reason="absent", object="red cube"),))
-PICK = Plan(calls=(Pick(object="red cube", point=(0.5, 0.5)),))
-OTHER = Plan(calls=(Pick(object="red ball", point=(0.5, 0.5)),))
+NOT_THERE = Plan(calls=(Refuse(reason="absent", object="red cube"),))
+FOUND = Plan(calls=(Pick(object="red cube", point=(0.5, 0.5)),))
+ANOTHER = Plan(calls=(Pick(object="red ball", point=(0.5, 0.5)),))
 
 
 @pytest.mark.parametrize(
     ("answers", "acts", "asked"),
     [
-        ((PICK,), True, 1),
-        ((REFUSAL, PICK, PICK), True, 3),
-        ((REFUSAL, REFUSAL), False, 2),
-        ((REFUSAL, PICK, REFUSAL), False, 3),
-        ((REFUSAL, PICK, OTHER), False, 3),
+        ((FOUND,), True, 1),
+        ((NOT_THERE, FOUND, FOUND), True, 3),
+        ((NOT_THERE, NOT_THERE), False, 2),
+        ((NOT_THERE, FOUND, NOT_THERE), False, 3),
+        ((NOT_THERE, FOUND, ANOTHER), False, 3),
     ],
 )
 def test_a_refusal_stands_unless_all_shifted_pictures_give_one_plan(
@@ -344,7 +344,7 @@ def test_a_refusal_stands_unless_all_shifted_pictures_give_one_plan(
         (right, down), *_ = SHIFTS
         assert np.array_equal(looked[1][round(480 * down) + 5, round(640 * right) + 7], rgb[5, 7])
     if acts and asked == 3:
-        assert say_the_same(plan, PICK)
+        assert say_the_same(plan, FOUND)
         assert plan.calls[0].point == pytest.approx((0.5 - SHIFTS[-1][0], 0.5 - SHIFTS[-1][1]))  # type: ignore[union-attr]
 
 
