@@ -324,6 +324,7 @@ ANOTHER = Plan(calls=(Pick(object="red ball", point=(0.5, 0.5)),))
         ((NOT_THERE, NOT_THERE), False, 2),
         ((NOT_THERE, FOUND, NOT_THERE), False, 3),
         ((NOT_THERE, FOUND, ANOTHER), False, 3),
+        ((Plan(calls=(Refuse(reason="unsafe"),)),), False, 1),
     ],
 )
 def test_a_refusal_stands_unless_all_shifted_pictures_give_one_plan(

@@ -105,7 +105,9 @@ class LocalPlanner:
         with self._lock:
             began, self.last_text = time.perf_counter(), ""
             plan = self._plan(words, frame.rgb, holding, visible)
-            if plan.speech is not None and isinstance(self._adapter, ShippedAdapter):
+            # What is refused as unsafe is so because of the words: no picture overrules that.
+            doubtful = plan.speech is not None and getattr(plan.speech, "reason", "") != "unsafe"
+            if doubtful and isinstance(self._adapter, ShippedAdapter):
                 plan = self._second_look(plan, words, frame.rgb, holding, visible)
             self.last_seconds = time.perf_counter() - began
             return plan
