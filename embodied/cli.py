@@ -28,7 +28,7 @@ from embodied.commands.robot import Robot
 from embodied.commands.run import Run, quiet_libraries
 from embodied.commands.teleop import Teleop
 from hardware.errors import EmbodiedError
-from policies.goal import SKILLS, Skill
+from policies.skills import SKILLS, Skill
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -28,8 +28,9 @@ from hardware.errors import EmbodiedError, PlanError, RobotError, UnreachableErr
 from hardware.kinematics import forward, inverse_any_pitch
 from hardware.robot import Robot
 from hardware.unfolding import unfold
-from policies.goal import Goal, Skill
+from policies.goal import Goal
 from policies.runtime import SkillResult, Step
+from policies.skills import Skill
 
 Float = NDArray[np.float64]
 #: What is seen within this of where it was put (m) was put there; on a cube or a cylinder, which carry only what stands well,

@@ -24,7 +24,8 @@ from hardware.arm_spec import SO101, ArmSpec
 from hardware.camera_model import CameraModel
 from hardware.errors import PlanError, UnreachableError
 from hardware.kinematics import inverse_any_pitch
-from policies.goal import Goal, Skill
+from policies.goal import Goal
+from policies.skills import Skill
 from sim.scene import ASPECT, CONTAINERS, KINDS, SIZES_M, Kind
 
 Float = NDArray[np.float64]

@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 
 from hardware.errors import EmbodiedError, RobotError
 from hardware.kinematics import forward
+from hardware.profile import Profile
 from hardware.robot import Camera, Robot
-from hardware.safety import Limits, Profile
+from hardware.safety import Limits
 
 if TYPE_CHECKING:
     from hardware.rig import Rig

@@ -41,9 +41,10 @@ from hardware.arm_spec import ArmSpec
 from hardware.camera_model import Frame
 from hardware.errors import RobotError
 from hardware.joint_map import JointMap
+from hardware.profile import Profile
 from hardware.rig import Rig
 from hardware.robot import Camera, Observation
-from hardware.safety import Applied, Limits, Profile, Reason, SafetyState, reset, step
+from hardware.safety import Applied, Limits, Reason, SafetyState, reset, step
 from hardware.servo.bus import Bus, Health, Identity, Reading
 from hardware.servo.loop import ServoLoop, Snapshot
 from hardware.servo.port import BusError, PortLost

@@ -104,8 +104,8 @@ def load_network(folder: Path | str | None = None) -> nn.Module:
     from safetensors import SafetensorError
     from safetensors.torch import load
 
-    from policies.goal import SKILLS
     from policies.kinds import kind
+    from policies.skills import SKILLS
 
     try:
         weights = (folder / MODEL).read_bytes()

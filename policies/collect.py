@@ -24,7 +24,7 @@ from hardware.arm_spec import ArmSpec
 from hardware.errors import CheckpointError
 from policies.dagger import Turns
 from policies.data import PICTURE_STRIDE, SHARD, Demo, Float, load_shard, save_shard
-from policies.goal import SKILLS, Goal, Skill
+from policies.goal import Goal
 from policies.images import View
 from policies.looks import PictureKeeper, still_looks
 from policies.policy import Policy
@@ -37,6 +37,7 @@ from policies.randomization import (
     random_appearance,
     random_hardware,
 )
+from policies.skills import SKILLS, Skill
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -24,9 +24,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hardware.robot import Observation
-from policies.goal import Goal, Skill
+from policies.goal import Goal
 from policies.policy import Policy
 from policies.runtime import ChunkBlender, RuntimeOptions
+from policies.skills import Skill
 
 if TYPE_CHECKING:
     from policies.data import Demo

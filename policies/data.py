@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hardware.errors import CheckpointError
-from policies.goal import SKILLS, Skill
+from policies.skills import SKILLS, Skill
 
 Float = NDArray[np.float64]
 FORMAT = 2

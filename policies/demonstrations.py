@@ -20,9 +20,10 @@ import numpy as np
 
 from hardware.errors import CheckpointError
 from policies.collect import MAX_ATTEMPTS, begin
-from policies.goal import SKILLS, Goal, Skill
+from policies.goal import Goal
 from policies.randomization import Level, Randomization, level, random_appearance, random_hardware
 from policies.recorder import RecordedRobot, Recorder, open_recording
+from policies.skills import SKILLS, Skill
 
 if TYPE_CHECKING:
     from policies.worn_robot import WornStage

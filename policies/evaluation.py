@@ -28,12 +28,13 @@ import numpy as np
 
 from hardware.errors import EmbodiedError
 from hardware.robot import Robot
-from policies.goal import SKILLS, Goal, Skill
+from policies.goal import Goal
 from policies.images import VIEWS, SeeingRobot
 from policies.intervals import wilson
 from policies.policy import Policy
 from policies.randomization import ALWAYS, Wear, error_shape, random_appearance, random_hardware
 from policies.runtime import PolicyRuntime, RuntimeOptions
+from policies.skills import SKILLS, Skill
 
 if TYPE_CHECKING:
     from rich.console import Console

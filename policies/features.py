@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from hardware.arm_spec import ArmSpec, JointOrigin
-from policies.goal import SKILLS
+from policies.skills import SKILLS
 
 #: How many control steps back the policy remembers its joints (0.05, 0.2 and 0.5 s at 20 Hz): the first shows whether the
 #: gripper has stopped moving, the others where the arm comes from.

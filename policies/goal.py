@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-Skill = Literal["reach", "pick", "place", "bowl", "stack", "push", "open", "close", "press"]
-SKILLS: tuple[Skill, ...] = get_args(Skill)
+from policies.skills import Skill
 
 
 @dataclass(frozen=True)

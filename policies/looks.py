@@ -16,9 +16,9 @@ from hardware.errors import UnreachableError
 from hardware.kinematics import forward, inverse_any_pitch
 from hardware.robot import Observation
 from policies.data import Demo, Film, Float, Pictures
-from policies.goal import Skill
 from policies.images import MARGIN_PX, Picture, View, look_at
 from policies.randomization import VISIBLE, Randomization, Wear, random_appearance, random_hardware
+from policies.skills import Skill
 
 if TYPE_CHECKING:
     from policies.worn_robot import WornStage

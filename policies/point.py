@@ -18,8 +18,9 @@ from torch.nn import functional
 from hardware.arm_spec import SO101, ArmSpec
 from hardware.robot import Observation
 from policies.features import HISTORY, Normalised, raw_row
-from policies.goal import SKILLS, Goal
+from policies.goal import Goal
 from policies.policy import Chunk
+from policies.skills import SKILLS
 
 # Keys of a training batch.
 RAW = "raw"  # (B, RAW_WIDTH) raw observation rows, see policies/features.py

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hardware.errors import EmbodiedError
-from policies.goal import SKILLS, Skill
+from policies.skills import SKILLS, Skill
 
 if TYPE_CHECKING:
     from sim.dynamics import Dynamics

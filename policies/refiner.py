@@ -23,12 +23,13 @@ from torch import Tensor, nn
 from hardware.arm_spec import SO101, ArmSpec
 from hardware.robot import Observation
 from policies.features import HISTORY, raw_row
-from policies.goal import SKILLS, Goal
+from policies.goal import Goal
 from policies.images import VIEWS, View
 from policies.point import RAW, PointConfig, PointNetwork, PointPolicy
 from policies.policy import Chunk
 from policies.sight import Eye, Seen, ShiftAverage, pictures_of, shift_error_mm, shift_loss
 from policies.sight_batch import PICTURE, SHIFT
+from policies.skills import SKILLS
 
 #: Control steps from one look to the next, a fifth of a second: drawing, cropping and looking cost more than moving.
 LOOK_EVERY = 4

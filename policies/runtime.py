@@ -33,8 +33,9 @@ from numpy.typing import NDArray
 
 from hardware.robot import Observation, Robot
 from hardware.safety import Applied
-from policies.goal import Goal, Skill
+from policies.goal import Goal
 from policies.policy import Chunk, Policy
+from policies.skills import Skill
 
 Reason = Literal["done", "timeout", "fault", "interrupted"]
 

@@ -24,12 +24,13 @@ from hardware.arm_spec import SO101, ArmSpec
 from hardware.errors import RobotError
 from hardware.robot import Observation
 from policies.features import HISTORY, Normalised, raw_row
-from policies.goal import SKILLS, Goal
+from policies.goal import Goal
 from policies.images import VIEWS, View
 from policies.point import RAW
 from policies.policy import Chunk
 from policies.sight import Eye, Seen, ShiftAverage, corrected, pictures_of
 from policies.sight_batch import PICTURE
+from policies.skills import SKILLS
 
 #: A grid of so many tokens a side is made of each picture.
 GRID = 4

@@ -34,9 +34,9 @@ from hardware.arm_spec import SO101, ArmSpec
 from hardware.robot import Observation
 from policies.backbones import make_backbone
 from policies.features import GOAL_SLICE, PAST_SLICE, PointFeatures
-from policies.goal import SKILLS
 from policies.images import PIXEL_M, View, look_at
 from policies.randomization import VISIBLE
+from policies.skills import SKILLS
 
 #: The shift is predicted in centimetres; a look is never believed to be better than a millimetre.
 CM = 0.01

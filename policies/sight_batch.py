@@ -17,10 +17,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from policies.features import GOAL_SLICE, PAST_SLICE
-from policies.goal import SKILLS
 from policies.images import MARGIN_PX, PIXEL_M, View
 from policies.point import CHUNK, DONE, RAW
 from policies.randomization import PICTURE_NOISE, VISIBLE, PictureNoise, Randomization, error_shape
+from policies.skills import SKILLS
 
 if TYPE_CHECKING:
     from policies.data import DemoSet

@@ -32,10 +32,10 @@ from hardware.errors import CheckpointError
 from policies.curves import CURVE_EVERY, Curves
 from policies.dagger import run_rounds
 from policies.evaluation import SuiteName
-from policies.goal import SKILLS, Skill
 from policies.images import VIEWS, View
 from policies.kinds import KindName, kind
 from policies.randomization import VISIBLE, Level, Randomization, level
+from policies.skills import SKILLS, Skill
 from policies.team import Team, mixed
 
 if TYPE_CHECKING:

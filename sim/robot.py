@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from hardware.arm_spec import ArmSpec
 from hardware.errors import RobotError
+from hardware.profile import Profile
 from hardware.robot import Observation
-from hardware.safety import Applied, Limits, Profile, SafetyState, reset, step
+from hardware.safety import Applied, Limits, SafetyState, reset, step
 from sim.dynamics import PHYSICS_HZ
 from sim.world import World
 

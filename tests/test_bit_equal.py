@@ -27,8 +27,9 @@ from numpy.typing import NDArray
 
 from hardware.emulator.chains import nominal
 from hardware.emulator.emulator import Emulator, Pace
+from hardware.profile import Profile
 from hardware.rig import load_rig
-from hardware.safety import Applied, Limits, Profile, Reason
+from hardware.safety import Applied, Limits, Reason
 from hardware.serial_arm import SerialArm
 from hardware.servo.bus import Bus
 from sim.robot import SimRobot

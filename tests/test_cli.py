@@ -44,20 +44,18 @@ def one_sentence(capsys: pytest.CaptureFixture[str]) -> str:
     return lines[0]
 
 
-def test_help_answers_at_once_and_loads_nothing_heavy() -> None:
+def test_help_loads_nothing_heavy() -> None:
     code = (
-        "import sys, time; began = time.process_time()\n"
+        "import sys\n"
         "from embodied.cli import main\n"
         "try: main(['--help'])\n"
         "except SystemExit as end: assert end.code == 0\n"
-        "heavy = {'torch', 'pybullet', 'transformers', 'cv2', 'av', 'matplotlib', 'gymnasium'} & set(sys.modules)\n"
-        "print('HEAVY', sorted(heavy)); print('SECONDS', time.process_time() - began)\n"
+        "heavy = {'torch', 'pybullet', 'transformers', 'cv2', 'av', 'matplotlib', 'gymnasium', 'numpy', 'serial', 'pyarrow'}\n"
+        "print('HEAVY', sorted(heavy & set(sys.modules)))\n"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert "HEAVY []" in out
     assert all(command in out for command in ("run", "plan", "eval", "train", "scene", "collect"))
-    # Processor time: on a busy machine the wall clock measures the neighbours.
-    assert float(re.search(r"SECONDS (\S+)", out)[1]) < 0.5  # type: ignore[index]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from hardware.errors import CheckpointError
 from policies.dataset.checks import check
 from policies.dataset.reader import Dataset
 from policies.demonstrations import instruction, record_demonstrations
-from policies.goal import SKILLS
+from policies.skills import SKILLS
 from sim.rollout import SkillEpisode
 
 

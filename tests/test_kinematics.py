@@ -248,6 +248,7 @@ class TestInverse:
         q = kinematics.inverse(SO101, target, kinematics.tool_pitch(SO101, stretched), 0.5)
         assert kinematics.tool_position(SO101, q) == pytest.approx(target, abs=5e-5)
 
+    @pytest.mark.slow  # a timing: for a machine that does nothing else
     def test_fast_enough_for_a_control_loop(self) -> None:
         rng = np.random.default_rng(7)
         tasks = [(q, kinematics.tool_position(SO101, q)) for q in (_random_forward_q(rng) for _ in range(300))]

@@ -18,8 +18,8 @@ from policies.checkpoint import SHIPPED, load_point_network, load_policy, save_p
 from policies.data import Demo, DemoSet, load_shard, save_shard
 from policies.evaluation import EvalConfig, evaluate, wilson
 from policies.features import GOAL_SLICE, HISTORY, RAW_WIDTH, PointFeatures, raw_row
-from policies.goal import SKILLS
 from policies.point import CHUNK, DONE, RAW, PointConfig, PointNetwork, point_loss
+from policies.skills import SKILLS
 from policies.train import TrainConfig, fit, load_state, model_card, new_state, save_state, train
 
 QUIET = Console(quiet=True)

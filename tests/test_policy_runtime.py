@@ -21,12 +21,13 @@ from hardware.robot import Observation, Robot
 from hardware.safety import Applied, Reason
 from hardware.serial_arm import SerialArm
 from policies.checkpoint import SHIPPED, load_policy
-from policies.goal import Goal, Skill
+from policies.goal import Goal
 from policies.images import Eyes, SeeingRobot
 from policies.point import PointConfig, PointNetwork, PointPolicy
 from policies.policy import Chunk, Policy
 from policies.recorder import RecordedRobot, Recorder
 from policies.runtime import ChunkBlender, PolicyRuntime, RuntimeOptions, SkillResult, Step
+from policies.skills import Skill
 from sim.robot import SimRobot
 from sim.scene import Scene
 from sim.twin import EmulatedRobot

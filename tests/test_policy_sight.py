@@ -19,7 +19,7 @@ from policies.checkpoint import SHIPPED_POINT, load_network, load_point_network,
 from policies.collect import collect, shard_folder
 from policies.data import DemoSet
 from policies.features import GOAL_SLICE, PAST_SLICE, RAW_WIDTH
-from policies.goal import SKILLS, Goal
+from policies.goal import Goal
 from policies.images import PIXEL_M, VIEWS
 from policies.looks import LOOKS, PictureKeeper, still_looks
 from policies.point import RAW, PointPolicy
@@ -28,6 +28,7 @@ from policies.refiner import LOOK_EVERY, RefinerNetwork, RefinerPolicy, new_refi
 from policies.runtime import PolicyRuntime
 from policies.sight import FORGET, Seen, ShiftAverage
 from policies.sight_batch import PICTURE, SHIFT, seeing_batch
+from policies.skills import SKILLS
 from policies.train import TrainConfig, train
 from policies.worn_robot import WornStage
 from sim.dynamics import Dynamics

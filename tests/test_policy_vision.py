@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
@@ -25,13 +24,14 @@ from policies.checkpoint import load_network, load_policy, save
 from policies.collect import demonstrate
 from policies.data import Demo, DemoSet, Film, Pictures, load_shard, save_shard
 from policies.evaluation import SUITES, EvalConfig, evaluate
-from policies.goal import SKILLS, Goal
+from policies.goal import Goal
 from policies.images import MARGIN_PX, PIXEL_M, VIEWS, SeeingRobot, View, look_at, patch
 from policies.kinds import KindName, kind
 from policies.point import CHUNK, RAW
 from policies.policy import Policy
 from policies.randomization import FULL, LIGHT, Wear, point_error, random_appearance, random_hardware
 from policies.sight_batch import GIVEN, PICTURE, SHIFT, _moved, seeing_batch
+from policies.skills import SKILLS
 from policies.train import TrainConfig, train
 from policies.worn_robot import WornRobot, WornStage
 from sim.dynamics import Dynamics
@@ -359,23 +359,6 @@ def test_networks_learn_to_see_the_shift(name: str, rng: np.random.Generator) ->
         history.append({key: float(value.detach()) for key, value in losses.items()})
     assert history[-1]["loss"] < 0.8 * history[0]["loss"]
     assert history[-1]["shift_mm"] < 0.8 * history[0]["shift_mm"]
-
-
-@pytest.mark.parametrize("name", ["refiner", "act"])
-def test_a_seeing_policy_answers_within_15_ms_of_one_core(name: str) -> None:
-    policy = kind(name).policy(a_network(name))
-    observation = observed()
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        spent = []
-        for _ in range(12):
-            start = time.process_time()
-            policy.act(observation, GOAL)
-            spent.append(time.process_time() - start)
-    finally:
-        torch.set_num_threads(threads)
-    assert sorted(spent)[3] < 0.015  # the machine's other work is not the policy's
 
 
 def test_mixed_precision_leaves_kinematics_exact(rng: np.random.Generator) -> None:

@@ -30,8 +30,8 @@ from hardware.emulator.chains import nominal
 from hardware.emulator.emulator import Emulator, Pace
 from hardware.errors import RobotError
 from hardware.kinematics import tool_pitch, tool_position
+from hardware.profile import Profile
 from hardware.rig import Rig, RigError, load_rig, save_rig
-from hardware.safety import Profile
 from hardware.serial_arm import SerialArm
 from hardware.servo.port import PortLost
 from hardware.servo.registers import STS3215

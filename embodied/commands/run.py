@@ -13,7 +13,7 @@ from tyro.conf import Positional, arg
 
 from embodied.commands.output import people_console, print_json
 from hardware.errors import EmbodiedError
-from hardware.safety import Profile
+from hardware.profile import Profile
 
 if TYPE_CHECKING:
     from rich.console import Console

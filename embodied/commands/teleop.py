@@ -13,7 +13,7 @@ from tyro.conf import Positional, arg
 from embodied.commands.output import print_json
 from embodied.commands.run import RobotName, asking
 from hardware.errors import EmbodiedError
-from hardware.safety import Profile
+from hardware.profile import Profile
 
 if TYPE_CHECKING:
     from embodied.recording import Takes

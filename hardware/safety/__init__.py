@@ -20,6 +20,6 @@ built on it: the emergency stop of an arm is a switch in its power supply, withi
 """
 
 from hardware.safety.core import reset, step
-from hardware.safety.limits import Applied, Limits, Profile, Reason, SafetyState
+from hardware.safety.limits import Applied, Limits, Reason, SafetyState
 
-__all__ = ["Applied", "Limits", "Profile", "Reason", "SafetyState", "reset", "step"]
+__all__ = ["Applied", "Limits", "Reason", "SafetyState", "reset", "step"]

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from hardware.arm_spec import ArmSpec
 from hardware.errors import RobotError
+from hardware.profile import Profile
 
 Float = NDArray[np.float64]
-Profile = Literal["default", "sim"]
 
 _ABSURD = 1.0  # rad or openings outside the limits
 

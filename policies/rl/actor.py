@@ -22,8 +22,9 @@ from hardware.arm_spec import SO101, ArmSpec
 from hardware.errors import CheckpointError
 from hardware.kinematics import forward
 from hardware.robot import Observation
-from policies.goal import SKILLS, Goal
+from policies.goal import Goal
 from policies.policy import Chunk
+from policies.skills import SKILLS
 from sim.envs import GRIPPER_STEP, JOINT_STEP_RAD, LIFT_M, REACH_HEIGHT_M
 
 if TYPE_CHECKING:

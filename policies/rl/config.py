@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from policies.goal import SKILLS, Skill
+from policies.skills import SKILLS, Skill
 
 Method = Literal["her", "residual"]
 Hardware = Literal["nominal", "randomized"]

@@ -15,12 +15,13 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from hardware.robot import Observation
-from policies.goal import Goal, Skill
+from policies.goal import Goal
 from policies.policy import Chunk, Policy
 from policies.randomization import ALWAYS, Wear, random_appearance, random_hardware
 from policies.rl.actor import STATE_WIDTH, corrected, desired_goal, state_row, told_point
 from policies.rl.config import Hardware
 from policies.runtime import TIMEOUT_S, ChunkBlender, RuntimeOptions
+from policies.skills import Skill
 from sim.envs import STEPS, make
 
 Float = NDArray[np.float64]

@@ -26,8 +26,9 @@ from numpy.typing import NDArray
 from hardware.camera_model import CameraModel, Frame, Intrinsics
 from hardware.errors import EmbodiedError
 from hardware.robot import Observation
-from policies.goal import SKILLS, Goal
+from policies.goal import Goal
 from policies.policy import Chunk, Policy
+from policies.skills import SKILLS
 
 Float = NDArray[np.float64]
 
