@@ -25,7 +25,7 @@ from embodied.planners import Planner
 from embodied.verify import DOUBT, felt, is_holding, looks_so, question_about
 from hardware.camera_model import Frame
 from hardware.errors import EmbodiedError, PlanError, RobotError, UnreachableError
-from hardware.kinematics import forward, inverse_any_pitch
+from hardware.kinematics import inverse, inverse_any_pitch, tool_pitch, tool_position
 from hardware.robot import Robot
 from hardware.unfolding import unfold
 from policies.goal import Goal
@@ -36,6 +36,8 @@ Float = NDArray[np.float64]
 #: What is seen within this of where it was put (m) was put there; on a cube or a cylinder, which carry only what stands well,
 #: and where a thing that fell off lies further away than half of both.
 NEAR_M, NEAR_ON_TOP_M = 0.05, 0.02
+#: The tool is lifted to this height (m) above the table before the arm folds back, in steps of so much.
+_CLEAR_M, _LIFT_STEP_M = 0.14, 0.01
 StepStatus = Literal["done", "failed", "interrupted"]
 
 
@@ -257,30 +259,42 @@ class Executor:
         self._move(home)
 
     def _lift(self, command: Float) -> None:
-        """Straight up to a height at which nothing stands in the way."""
-        tool = forward(self.robot.spec, command)[:3, 3]
-        for height in (0.14, 0.11, 0.08):
-            if tool[2] >= height - 0.01:
-                return
-            try:
-                arm, _ = inverse_any_pitch(self.robot.spec, (tool[0], tool[1], height), float(command[4]), near=command)
-            except UnreachableError:
-                continue
-            self._move(np.array([*arm, command[5]]))
-            return
+        """Straight up to a height at which nothing stands in the way.
 
-    def _move(self, target: Float) -> None:
-        """From where the arm was last sent to ``target`` (6,) along a minimum-jerk profile."""
-        start = self.robot.observe().command
+        By small steps: between far joint vectors the tool goes along an arc, and near the base that swept away what had just
+        been pushed there.
+        """
+        spec = self.robot.spec
+        x, y, z = tool_position(spec, command)
+        roll, pitch, path = float(command[4]), tool_pitch(spec, command), [command]
+        for height in np.arange(z + _LIFT_STEP_M, _CLEAR_M + _LIFT_STEP_M, _LIFT_STEP_M):
+            at = (x, y, min(float(height), _CLEAR_M))
+            try:
+                arm = inverse(spec, at, pitch, roll, near=path[-1])
+            except UnreachableError:
+                try:
+                    arm, pitch = inverse_any_pitch(spec, at, roll, near=path[-1])
+                except UnreachableError:
+                    break
+            path.append(np.array([*arm, command[5]]))
+        self._move(*path[1:])
+
+    def _move(self, *path: Float) -> None:
+        """From where the arm was last sent through ``path``, joint vectors (6,), along one minimum-jerk profile."""
+        if not path:
+            return
+        way = np.array([self.robot.observe().command, *path])
+        # A step that moves only the gripper has no length; without any they would all be one point.
+        length = np.concatenate([[0.0], np.maximum(np.abs(np.diff(way[:, :5], axis=0)).max(1), 1e-9).cumsum()])
         # The peak speed of a minimum-jerk profile is 15/8 of its mean.
-        duration = 1.875 * float(np.abs(target[:5] - start[:5]).max()) / self.options.max_joint_speed
+        duration = 1.875 * float(length[-1]) / self.options.max_joint_speed
         count = max(int(np.ceil(max(duration, 0.3) * self.robot.control_hz)), 1)
         for k in range(1, count + 1):
             s = k / count
-            blend = s**3 * (10.0 - 15.0 * s + 6.0 * s * s)
-            self.robot.act(start + blend * (target - start))
+            along = length[-1] * (s**3 * (10.0 - 15.0 * s + 6.0 * s * s))
+            self.robot.act(np.array([np.interp(along, length, joint) for joint in way.T]))
         for _ in range(3):  # let the servos arrive
-            self.robot.act(target)
+            self.robot.act(way[-1])
 
     def _retreat_safely(self) -> None:
         """After a failure: let go of nothing, get out of the way if the safety core still lets us."""

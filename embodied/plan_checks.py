@@ -45,6 +45,8 @@ _BESIDE_THE_POINT = re.compile(
     r"\bclose(?=\s+(to|by|together)\b)|\bclose(r|st)\b|\b(open|close|use)\s+(up\s+)?(the|your|its)?\s*(arm|hand|gripper|claw)\b"
     r"|\b(you|i|we|it)\s+can\b|\bcan\s+(?=(you|i|we|it|be|now)\b)"
 )
+#: Words against one state ask for the other: "don't leave it open".
+_AGAINST = re.compile(r"\b(?:don['’]?t|do not|never)\s+(?:leave|keep|let)\b(.*?)\b(open|closed|shut)\b")
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,7 @@ def check_plan(plan: Plan) -> None:
 
 def unasked(plan: Plan, instruction: str) -> SkillCall | None:
     """The first call that presses, opens or closes something which ``instruction`` does not speak of, or None."""
-    text = instruction.lower()
+    text = _AGAINST.sub(lambda m: f"{'close' if m[2] == 'open' else 'open'} {m[1]}", instruction.lower())
     words = re.findall(r"[^\W\d_]+", _BESIDE_THE_POINT.sub(" ", text))
     for call in plan.calls:
         family = _FAMILIES.get(call.skill)

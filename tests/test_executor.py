@@ -170,6 +170,30 @@ def test_going_home_keeps_hold_is_smooth_and_lifts_first() -> None:
     assert min(heights) > 0.019
 
 
+def test_the_tool_leaves_straight_up_also_near_the_base() -> None:
+    """What has just been pushed to a place near the base must stay there: the way up may not be an arc."""
+    robot, runner = StillRobot(), Runner()
+    low, _ = inverse_any_pitch(SO101, (0.15, 0.005, 0.014))
+    robot.q = robot.command = np.array([*low, 0.0])
+    run, _ = executor(robot, runner)
+    begun = forward(SO101, robot.command)[:3, 3]
+    tools = []
+    act = robot.act
+
+    def watched(target: NDArray[np.float64]) -> Applied:
+        tools.append(forward(SO101, target)[:3, 3])
+        return act(target)
+
+    robot.act = watched  # type: ignore[method-assign]
+    run.go_home()
+    way = np.array(tools)
+    still_low = way[way[:, 2] < 0.1]
+    assert len(still_low) > 5
+    assert np.abs(still_low[:, :2] - begun[:2]).max() < 0.003
+    assert np.all(np.diff(still_low[:, 2]) > -1e-4)
+    assert np.allclose(robot.command[:5], SO101.home[:5])
+
+
 def test_a_pick_that_closed_on_nothing_is_tried_again_where_the_planner_points_now() -> None:
     robot, runner = StillRobot(), Runner(misses=1)
     moved = Answers(Plan(calls=(Pick(object="red cube", point=at(0.24, 0.02)),)))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from embodied.plan import Ask, Close, Home, Pick, Place, Plan, Press, Push, Refuse
+from embodied.plan import Ask, Close, Home, Open, Pick, Place, Plan, Press, Push, Refuse
 from embodied.plan_checks import check_plan, guarded, unasked
 from hardware.errors import PlanError
 
@@ -97,3 +97,14 @@ def test_the_verb_can_is_no_tin() -> None:
     assert unasked(close, "can you make the drawer as it was") is None
     assert unasked(close, "put the can beside the drawer") is close.calls[0]
     assert unasked(close, "we can roll the can to the drawer") is close.calls[0]
+
+
+@pytest.mark.parametrize(
+    "words", ["don't leave the red object open", "Robot, do not leave the thing open", "never keep it open"]
+)
+def test_words_against_a_state_ask_for_the_other(words: str) -> None:
+    close = Plan(calls=(Close(object="red drawer", point=(0.5, 0.5)),))
+    opening = Plan(calls=(Open(object="red drawer", point=(0.5, 0.5)),))
+    assert unasked(close, words) is None
+    assert unasked(opening, words) is opening.calls[0]
+    assert unasked(opening, words.replace("open", "shut")) is None
