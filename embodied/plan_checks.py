@@ -46,7 +46,10 @@ _BESIDE_THE_POINT = re.compile(
     r"|\b(you|i|we|it)\s+can\b|\bcan\s+(?=(you|i|we|it|be|now)\b)"
 )
 #: Words against one state ask for the other: "don't leave it open".
-_AGAINST = re.compile(r"\b(?:don['’]?t|do not|never)\s+(?:leave|keep|let)\b(.*?)\b(open|closed|shut)\b")
+_AGAINST = re.compile(
+    r"\b(?:don['’]?t|do not|never)\s+(?:leave|keep|let)\b([^.;!?]*?)\b(open|closed|shut)\b"
+    r"(?=\s*(?:$|[^\w\s]|(?:and|but|then|please|now|again|when|while|before|after|because|so|for|like)\b))"  # and no noun
+)
 
 
 @dataclass(frozen=True)

@@ -108,3 +108,9 @@ def test_words_against_a_state_ask_for_the_other(words: str) -> None:
     assert unasked(close, words) is None
     assert unasked(opening, words) is opening.calls[0]
     assert unasked(opening, words.replace("open", "shut")) is None
+
+
+def test_an_open_drawer_that_is_only_a_place_is_no_reason_to_close_it() -> None:
+    close = Plan(calls=(Close(object="red drawer", point=(0.5, 0.5)),))
+    assert unasked(close, "don't leave the cube before the open drawer") is close.calls[0]
+    assert unasked(close, "don't leave the red one open, please") is None

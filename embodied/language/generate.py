@@ -84,7 +84,7 @@ KINDS: dict[str, float] = {kind: weight for kind, (weight, _) in _BUILDERS.items
 #: Training asks more often for what is learned more slowly.
 _TRAINING_KINDS = KINDS | {
     "ambiguous": 0.12, "group": 0.14, "sort": 0.15, "chain": 0.12, "size": 0.11, "spatial": 0.075, "clear": 0.045,
-    "absent": 0.15, "open": 0.055, "close": 0.060, "press": 0.050, "put_on": 0.16, "put_in": 0.165, "relation": 0.105,
+    "absent": 0.15, "open": 0.085, "close": 0.090, "press": 0.150, "put_on": 0.16, "put_in": 0.165, "relation": 0.105,
 }  # fmt: skip
 #: Draws per kind before it counts as impossible in a scene.
 _TRIES = {

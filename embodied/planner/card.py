@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -94,10 +92,11 @@ def write_card(
     folder: Path, config: TrainPlannerConfig, *, parameters: int, steps: int, seconds: float, reports: Sequence[Report]
 ) -> None:
     """Write ``folder/README.md``."""
-    command = "embodied " + shlex.join(sys.argv[1:]) if len(sys.argv) > 1 else "embodied train planner"
+    from policies.train import command_line
+
     text = _TEMPLATE.format(
         parameters=parameters / 1e6,
-        command=command,
+        command=command_line(),
         seed=config.seed,
         images=config.images,
         steps=steps,
