@@ -7,6 +7,7 @@ import dataclasses
 import json
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -267,7 +268,8 @@ def test_a_short_training_leaves_a_policy_that_the_evaluation_takes(
         evaluate=1,
     )
     result = train.train_rl(config, console=Console(quiet=True))
-    assert result["success"]["episodes"] == 1 and [step for step, _ in result["training"]["curve"]] == [160]
+    assert result["success"]["episodes"] == 1
+    assert [step for step, _ in result["training"]["curve"]] == ([0, 160] if method == "residual" else [160])
     told = json.loads((tmp_path / "config.json").read_text())
     assert told["kind"] == "actor" and told["made"]["method"] == method and told["made"]["seed"] == 0
     card = (tmp_path / "README.md").read_text()
@@ -280,6 +282,49 @@ def test_a_short_training_leaves_a_policy_that_the_evaluation_takes(
     if method == "residual":
         assert torch.equal(loaded.network.base.chunk_head.weight, load_point_network().chunk_head.weight)
         assert isinstance(loaded.network.base, PointNetwork)
+
+
+@pytest.mark.parametrize(("rates", "kept"), [((0.5, 0.25, 0.5), 0), ((0.5, 0.75, 0.75), 1), ((0.5, 0.75, 0.25), 1)])
+def test_a_residual_is_kept_only_when_it_does_better_than_its_base(
+    rates: tuple[float, ...], kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rich.console import Console
+
+    from policies.rl import train
+
+    network = ActorNetwork(ActorConfig("reach", 16))
+
+    def exported(model: Any, network: ActorNetwork) -> None:
+        network.mean.bias.data.fill_(float(model.num_timesteps))
+
+    left = list(rates)
+
+    def played(env: object, network: object, episodes: int, seed: int) -> list[tuple[bool, list[Any], list[Any]]]:
+        won = round(episodes * left.pop(0))
+        return [(index < won, [], []) for index in range(episodes)]
+
+    monkeypatch.setattr(train, "export", exported)
+    monkeypatch.setattr(train, "_episodes", played)
+    best = train.Best(network, None, Console(quiet=True))
+    for step in range(3):
+        best.look(SimpleNamespace(num_timesteps=step))
+    assert best.weights["mean.bias"][0] == kept
+
+
+def test_while_only_the_critics_learn_the_actor_stays(tmp_path: Path) -> None:
+    """With a burn-in as long as the training the residual is still next to nothing."""
+    from rich.console import Console
+
+    from policies.rl import train
+
+    config = RlConfig(
+        out=tmp_path, skill="reach", method="residual", steps=60, burn_in=60, batch=16, width=16, evaluate_every=0,
+        evaluate=1,
+    )  # fmt: skip
+    train.train_rl(config, console=Console(quiet=True))
+    loaded: Any = load_policy(tmp_path)
+    assert float(loaded.network.mean.weight.detach().abs().max()) < 0.01
+    assert float(loaded.network.mean.bias.detach().abs().max()) == 0.0
 
 
 def test_what_is_exported_acts_as_the_library_does() -> None:
@@ -316,7 +361,7 @@ def test_without_the_library_it_is_said_what_to_install(monkeypatch: pytest.Monk
     [
         ({"skill": "press"}, "no goal point"), ({"skill": "juggle"}, "choose one of"), ({"steps": 0}, "steps"),
         ({"hardware": "randomized"}, "--method residual"), ({"bound_rad": 1.0}, "bound_rad"), ({"gamma": 1.0}, "gamma"),
-        ({"warmup": -1}, "warmup"),
+        ({"warmup": -1}, "warmup"), ({"burn_in": -1}, "burn_in"),
     ],
 )  # fmt: skip
 def test_wrong_options_are_told_why(options: dict[str, Any], words: str) -> None:

@@ -24,6 +24,9 @@ from policies.runtime import TIMEOUT_S, ChunkBlender, RuntimeOptions
 from policies.skills import Skill
 from sim.envs import STEPS, make
 
+#: What the largest correction of every joint costs in a step, so that none is made for nothing.
+EFFORT = 0.01
+
 Float = NDArray[np.float64]
 Array = NDArray[Any]
 
@@ -81,7 +84,8 @@ class ResidualEnv(gymnasium.Env[Any, Array]):
     """A frozen policy carries a skill out by the rules of ``PolicyRuntime``; an action is a bounded correction of its chunk.
 
     The episode ends when the base policy says that it is done, or at the skill's time-out. Reward: how much the score
-    of the task's condition rises in a step, and at the end 1 for a success that was claimed, -1 for anything else.
+    of the task's condition rises in a step, less a little for the size of the correction, and at the end 1 for a success
+    that was claimed, -1 for anything else.
     """
 
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012 (declared so by gymnasium)
@@ -138,7 +142,8 @@ class ResidualEnv(gymnasium.Env[Any, Array]):
         if terminated:
             self._settle()
         score, self._score = self._score, self._judge()
-        reward, success = self._score - score, terminated and self._score >= 1.0
+        effort = EFFORT * float(np.mean(np.square(action[:5])))
+        reward, success = self._score - score - effort, terminated and self._score >= 1.0
         if terminated or truncated:
             reward += 1.0 if success else -1.0
         return seen, reward, terminated, truncated and not terminated, {"is_success": success}
