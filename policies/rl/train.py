@@ -49,6 +49,10 @@ def train_rl(config: RlConfig, *, console: Console | None = None) -> dict[str, A
     from rich.console import Console as RichConsole
 
     say = console or RichConsole(stderr=True)
+    if config.method == "residual" and config.steps <= config.burn_in:
+        say.print(
+            f"{config.steps} steps are not more than the burn-in ({config.burn_in}): the base stays as it is; take more"
+        )
     torch.manual_seed(config.seed)
     network = _new_actor(config)
     env, other = _environment(config, network), _environment(config, network)  # one to learn in, one to measure in
