@@ -58,6 +58,19 @@ def test_help_loads_nothing_heavy() -> None:
     assert all(command in out for command in ("run", "plan", "eval", "train", "scene", "collect"))
 
 
+@pytest.mark.slow  # a timing: for a machine that does nothing else
+def test_help_answers_at_once() -> None:
+    code = (
+        "import sys, time; began = time.process_time()\n"
+        "from embodied.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit as end: assert end.code == 0\n"
+        "print('SECONDS', time.process_time() - began)\n"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert float(re.search(r"SECONDS (\S+)", out)[1]) < 0.5  # type: ignore[index]
+
+
 @pytest.mark.parametrize(
     "command", [["run"], ["eval"], ["scene"], ["collect"], ["train", "policy"], ["train", "planner"]]
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
@@ -359,6 +360,24 @@ def test_networks_learn_to_see_the_shift(name: str, rng: np.random.Generator) ->
         history.append({key: float(value.detach()) for key, value in losses.items()})
     assert history[-1]["loss"] < 0.8 * history[0]["loss"]
     assert history[-1]["shift_mm"] < 0.8 * history[0]["shift_mm"]
+
+
+@pytest.mark.slow  # a timing: for a machine that does nothing else
+@pytest.mark.parametrize("name", ["refiner", "act"])
+def test_a_seeing_policy_answers_within_15_ms_of_one_core(name: str) -> None:
+    policy = kind(name).policy(a_network(name))
+    observation = observed()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        spent = []
+        for _ in range(12):
+            start = time.process_time()
+            policy.act(observation, GOAL)
+            spent.append(time.process_time() - start)
+    finally:
+        torch.set_num_threads(threads)
+    assert sorted(spent)[3] < 0.015  # the machine's other work is not the policy's
 
 
 def test_mixed_precision_leaves_kinematics_exact(rng: np.random.Generator) -> None:
